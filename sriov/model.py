@@ -1,0 +1,113 @@
+"""What a node has, as frozen values: PFs, VFs, their netdevs, and what a PF enforces on a VF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+
+from sriov.pci import MacAddress, PciAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A netdev of the namespace that was asked, as routing netlink shows it."""
+
+    index: int
+    name: str
+    altnames: tuple[str, ...] = ()
+    mac: MacAddress
+    mtu: int
+    up: bool                          # IFF_UP: what the admin wants
+    carrier: bool                     # IFF_LOWER_UP: what the wire says
+    pci: PciAddress | None = None     # IFLA_PARENT_DEV_NAME on the pci bus; None on kernels before 5.14
+
+
+class LinkState(IntEnum):
+    """IFLA_VF_LINK_STATE_* of linux/if_link.h."""
+
+    AUTO = 0
+    ENABLE = 1
+    DISABLE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VfSettings:
+    """What the PF enforces on one of its VFs; None where the driver does not report it.
+
+    Rates in Mbit/s, 0 = unlimited. `vlan` 0 = untagged. `vlan_proto` is the EtherType, 0x8100 or 0x88a8.
+    Source: struct ifla_vf_* of linux/if_link.h.
+    """
+
+    mac: MacAddress | None = None
+    vlan: int | None = None
+    vlan_qos: int | None = None
+    vlan_proto: int | None = None
+    spoofchk: bool | None = None
+    trust: bool | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    link_state: LinkState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PciFunction:
+    """A network function on the PCI bus."""
+
+    address: PciAddress
+    vendor: str                       # four hex digits, lower case
+    device: str
+    driver: str | None
+    numa_node: int | None             # None: the platform does not say (sysfs shows -1)
+    iommu_group: int | None
+    link: Link | None                 # None: no netdev, or it is in another network namespace
+
+    @property
+    def userspace(self) -> bool:
+        """Driven from user space: the vfio family (variant drivers included) or a uio driver."""
+        return self.driver is not None and ("vfio" in self.driver or "uio" in self.driver)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualFunction(PciFunction):
+    pf: PciAddress
+    index: int                        # n of the PF's virtfn<n>: the number that netlink uses
+
+    @property
+    def away(self) -> bool:
+        """A kernel driver holds it but this namespace has no netdev of it: it is in a pod."""
+        return self.driver is not None and not self.userspace and self.link is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhysicalFunction(PciFunction):
+    total_vfs: int
+    num_vfs: int
+    vfs: tuple[VirtualFunction, ...] = ()    # sorted by index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """One look at the node. `unreadable` names what could not be read and why: never the same as absent."""
+
+    pfs: tuple[PhysicalFunction, ...] = ()
+    unreadable: tuple[str, ...] = field(default=())
+
+    @property
+    def vfs(self) -> Iterator[VirtualFunction]:
+        return (vf for pf in self.pfs for vf in pf.vfs)
+
+    @cached_property
+    def _vf_by_address(self) -> dict[PciAddress, VirtualFunction]:
+        return {vf.address: vf for vf in self.vfs}
+
+    @cached_property
+    def _pf_by_address(self) -> dict[PciAddress, PhysicalFunction]:
+        return {pf.address: pf for pf in self.pfs}
+
+    def find_vf(self, address: PciAddress) -> VirtualFunction | None:
+        return self._vf_by_address.get(address)
+
+    def find_pf(self, address: PciAddress) -> PhysicalFunction | None:
+        return self._pf_by_address.get(address)
