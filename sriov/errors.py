@@ -37,8 +37,7 @@ class HostError(SriovError):
     """The kernel refused: `errno` as it answered (0 where it only did not do what it was told)."""
 
     def __init__(self, message: str, *, errno: int = 0, hint: str | None = None) -> None:
-        name = _errno.errorcode.get(errno)
-        super().__init__(f"{message}: {name}" if name else message, hint=hint)
+        super().__init__(f"{message}: {_errno.errorcode.get(errno, errno)}" if errno else message, hint=hint)
         self.errno = errno
 
 

@@ -51,6 +51,11 @@ class VfSettings:
     link_state: LinkState | None = None
 
 
+def is_userspace(driver: str) -> bool:
+    """Whether a driver hands the device to user space: the vfio family, variants included, or a uio driver."""
+    return "vfio" in driver or "uio" in driver
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PciFunction:
     """A network function on the PCI bus."""
@@ -65,8 +70,7 @@ class PciFunction:
 
     @property
     def userspace(self) -> bool:
-        """Driven from user space: the vfio family (variant drivers included) or a uio driver."""
-        return self.driver is not None and ("vfio" in self.driver or "uio" in self.driver)
+        return self.driver is not None and is_userspace(self.driver)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

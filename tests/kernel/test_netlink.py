@@ -1,0 +1,322 @@
+"""Routing netlink on this machine's kernel: veth pairs in namespaces of our own, iproute2 as the witness."""
+
+import errno
+import socket
+import subprocess
+import sys
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from sriov.errors import Gone, HostError
+from sriov.model import VfSettings
+from sriov.netlink import Links
+from sriov.pci import MacAddress, PciAddress
+
+pytestmark = pytest.mark.kernel
+
+MAC = MacAddress("02:00:00:00:00:07")
+LONG_ALTNAME = "enp59s0f0npf0vf1-and-more-than-fifteen"
+
+
+def witness(namespace, key):
+    (link,) = namespace.ip("link", "show", key)
+    return link
+
+
+def check_like_witness(link, shown):
+    assert (link.index, link.name, link.mac, link.mtu, link.up, link.carrier, list(link.altnames)) == (
+        shown["ifindex"], shown["ifname"], shown["address"], shown["mtu"], "UP" in shown["flags"],
+        "LOWER_UP" in shown["flags"], shown.get("altnames", []))
+
+
+# ---- reading --------------------------------------------------------------------------------------------
+
+
+def test_dump_is_what_ip_shows(host):
+    host.add_veth("v0", "v1")
+    host.run("link", "set", "v0", "mtu", "9000", "up")
+    host.run("link", "property", "add", "dev", "v1", "altname", LONG_ALTNAME)
+    links = {link.name: link for link in host.links.dump()}
+    shown = {link["ifname"]: link for link in host.ip("link", "show")}
+    assert links.keys() == shown.keys() >= {"lo", "v0", "v1"}
+    for name, link in links.items():
+        check_like_witness(link, shown[name])
+        assert link.pci is None
+    assert not links["v0"].carrier
+    host.run("link", "set", "v1", "up")
+    assert host.links.find("v0").carrier
+
+
+def test_find_by_index_name_and_altname(host):
+    index = host.add_veth("v0", "v1")
+    for altname in ("short", LONG_ALTNAME):
+        host.run("link", "property", "add", "dev", "v0", "altname", altname)
+    for key in (index, "v0", "short", LONG_ALTNAME):
+        link = host.links.find(key)
+        assert (link.index, link.altnames) == (index, ("short", LONG_ALTNAME))
+
+
+@pytest.mark.parametrize("key", [4711, "nothere", "not-here-and-longer-than-a-name"])
+def test_find_nothing(host, key):
+    assert host.links.find(key) is None
+
+
+def test_a_veth_is_no_pci_function(host):
+    host.add_veth("v0", "v1")
+    assert host.links.find_pci(PciAddress("0000:3b:02.1")) is None
+
+
+def test_a_dump_of_many_links(host):
+    """More than one datagram."""
+    commands = "\n".join(f"link add a{n} type veth peer name b{n}" for n in range(60))
+    subprocess.run(["ip", "-n", host.name, "-batch", "-"], input=commands, text=True, check=True)
+    assert {f"{side}{n}" for n in range(60) for side in "ab"} < {link.name for link in host.links.dump()}
+
+
+def test_the_socket_stays_in_its_namespace(host, pod):
+    """Whichever thread uses it, and whatever namespace that one is in."""
+    host.add_veth("v0", "v1")
+    with Links.open() as own:
+        assert own.cookie not in (host.links.cookie, pod.links.cookie)
+        assert own.find("v0") is None
+    assert host.links.find("v0")
+    assert pod.links.find("v0") is None
+
+
+def test_cookies_name_namespaces(host, pod):
+    again = Links(socket.fromfd(host.links._socket.fileno(), socket.AF_NETLINK, socket.SOCK_RAW))
+    with again:
+        assert host.links.cookie == again.cookie > 0
+    assert pod.links.cookie != host.links.cookie
+
+
+def test_no_socket_is_left_open(host):
+    with Links.open() as links:
+        descriptor = links._socket.fileno()
+        assert descriptor > 0
+    assert links._socket.fileno() == -1
+
+
+# ---- changing -------------------------------------------------------------------------------------------
+
+
+def test_everything_in_one_message(host, pod):
+    index = host.add_veth("v0", "v1")
+    host.run("link", "property", "add", "dev", "v0", "altname", "extra")
+    host.links.change(index, "move v0", netns_fd=pod.fd, name="net1", mac=MAC, mtu=1400, up=True)
+    assert host.links.find("v0") is None
+    moved = pod.links.find("net1")
+    assert (moved.mac, moved.mtu, moved.up, moved.altnames) == (MAC, 1400, True, ("extra",))
+    check_like_witness(moved, witness(pod, "net1"))
+    with Links.open() as own:
+        assert own.find("net1") is None
+
+
+@pytest.mark.parametrize(("change", "shown"), [
+    ({"name": "other"}, {"ifname": "other"}), ({"mac": MAC}, {"address": MAC}), ({"mtu": 1280}, {"mtu": 1280}),
+    ({"up": True}, {"operstate": "LOWERLAYERDOWN"}), ({"up": False}, {"operstate": "DOWN"}), ({}, {})])
+def test_what_is_not_given_stays(host, change, shown):
+    index = host.add_veth("v0", "v1")
+    before = witness(host, "v0")
+    host.links.change(index, "change v0", **change)
+    after = witness(host, change.get("name", "v0"))
+    assert {key: after[key] for key in shown} == shown
+    unrelated = ("ifname", "address", "mtu", "ifindex")
+    assert {key: after[key] for key in unrelated if key not in shown} == {
+        key: before[key] for key in unrelated if key not in shown}
+
+
+def test_a_name_that_is_taken_there_leaves_half_a_move(host, pod):
+    """The kernel moves first and renames later: it is there under its old name, with its new MAC, and down."""
+    index = host.add_veth("v0", "v1")
+    pod.add_veth("net1", "net2")
+    taken = pod.links.find("net1")
+    with pytest.raises(HostError, match="cannot move v0 to the pod: File exists") as caught:
+        host.links.change(index, "move v0 to the pod", netns_fd=pod.fd, name="net1", mac=MAC, up=True)
+    assert caught.value.errno == errno.EEXIST
+    assert pod.links.find("net1") == taken
+    assert host.links.find("v0") is None
+    left = pod.links.find("v0")
+    assert (left.up, left.mac) == (False, MAC)
+    pod.links.change(left.index, "bring it back", netns_fd=host.fd, name="v0")
+    assert host.links.find("v0")
+
+
+def test_an_altname_that_is_taken_there_moves_nothing(host, pod):
+    index = host.add_veth("v0", "v1")
+    host.run("link", "property", "add", "dev", "v0", "altname", "extra")
+    pod.add_veth("p0", "p1")
+    pod.run("link", "property", "add", "dev", "p0", "altname", "extra")
+    with pytest.raises(HostError) as caught:
+        host.links.change(index, "move v0", netns_fd=pod.fd, name="net1")
+    assert caught.value.errno == errno.EEXIST
+    assert host.links.find("v0").index == index
+
+
+def test_a_link_under_its_own_altname(host):
+    """Why delete_altname exists: a netdev cannot be given the name that it has as an altname."""
+    index = host.add_veth("v0", "v1")
+    host.run("link", "property", "add", "dev", "v0", "altname", "home")
+    with pytest.raises(HostError) as caught:
+        host.links.change(index, "rename v0", name="home")
+    assert caught.value.errno == errno.EEXIST
+    host.links.delete_altname(index, "home")
+    host.links.change(index, "rename v0", name="home")
+    assert (host.links.find("home").index, host.links.find("home").altnames) == (index, ())
+
+
+def test_errors_have_errno_and_the_kernels_own_words(host):
+    index = host.add_veth("v0", "v1")
+    with pytest.raises(HostError) as caught:
+        host.links.change(index, "set the MTU of v0", mtu=2**31 - 1)
+    assert caught.value.errno == errno.EINVAL
+    assert caught.value.message == (
+        "cannot set the MTU of v0: Invalid argument (mtu greater than device maximum): EINVAL")
+    with pytest.raises(HostError, match="cannot set MAC: ") as caught:
+        host.links.change(index, "set MAC", mac=MacAddress("01:00:5e:00:00:01"))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    with pytest.raises(HostError, match="cannot delete the altname none: ") as caught:
+        host.links.delete_altname(index, "none")
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_links_that_are_gone(host):
+    for call in (lambda: host.links.change(4711, "set it up", up=True),
+                 lambda: host.links.delete_altname(4711, "x"),
+                 lambda: host.links.add_address(4711, ip_interface("10.0.0.1/24")),
+                 lambda: host.links.add_route(4711, ip_network("10.0.0.0/8"), None),
+                 lambda: host.links.set_vf(4711, 0, VfSettings(trust=True), "set trust"),
+                 lambda: host.links.vf_settings(4711)):
+        with pytest.raises(Gone, match="cannot "):
+            call()
+
+
+def test_the_socket_works_on_after_an_error(host):
+    index = host.add_veth("v0", "v1")
+    for _ in range(3):
+        with pytest.raises(HostError):
+            host.links.change(index, "rename", name="v1")
+        assert host.links.find(index).name == "v0"
+
+
+# ---- VF attributes on what has none -----------------------------------------------------------------------
+
+
+def test_a_veth_has_no_vfs(host):
+    index = host.add_veth("v0", "v1")
+    assert host.links.vf_settings(index) == {}
+
+
+@pytest.mark.parametrize("changes", [
+    VfSettings(mac=MAC), VfSettings(vlan=5, vlan_qos=0), VfSettings(trust=True), VfSettings(spoofchk=False),
+    VfSettings(max_tx_rate=100)])
+def test_a_driver_without_vfs_refuses(host, changes):
+    index = host.add_veth("v0", "v1")
+    with pytest.raises(HostError, match="cannot set it on vf 3: Operation not supported") as caught:
+        host.links.set_vf(index, 3, changes, "set it on vf 3")
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+# ---- addresses and routes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(host):
+    """The index of an end of a veth pair that is up and has carrier."""
+    index = host.add_veth("v0", "v1")
+    host.run("link", "set", "v1", "up")
+    host.run("link", "set", "v0", "up")
+    return index
+
+
+def addresses(namespace):
+    (link,) = namespace.ip("addr", "show", "dev", "v0")
+    return {(entry["family"], f"{entry['local']}/{entry['prefixlen']}", entry.get("broadcast"), entry["scope"])
+            for entry in link["addr_info"] if entry["scope"] != "link"}
+
+
+def test_addresses(host, pair):
+    for text in ("10.9.0.5/24", "10.9.1.5/32", "10.9.2.0/31", "fd00::5/64"):
+        host.links.add_address(pair, ip_interface(text))
+        host.links.add_address(pair, ip_interface(text))      # again: as a repeated ADD would
+    assert addresses(host) == {
+        ("inet", "10.9.0.5/24", "10.9.0.255", "global"), ("inet", "10.9.1.5/32", None, "global"),
+        ("inet", "10.9.2.0/31", None, "global"), ("inet6", "fd00::5/64", None, "global")}
+
+
+def test_addresses_that_the_kernel_refuses(host, pair):
+    with pytest.raises(HostError, match="cannot add the address ff02::1/64: ") as caught:
+        host.links.add_address(pair, ip_interface("ff02::1/64"))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def routes(namespace, family):
+    return [route for route in namespace.ip(family, "route", "show", "dev", "v0")
+            if route.get("protocol") not in ("kernel", "ra")]
+
+
+def test_routes_v4(host, pair):
+    host.links.add_address(pair, ip_interface("10.9.0.5/24"))
+    gateway = ip_address("10.9.0.1")
+    for to, via in (("0.0.0.0/0", gateway), ("10.50.0.0/16", gateway), ("10.60.0.0/16", None)):
+        host.links.add_route(pair, ip_network(to), via)
+    shown = {route["dst"]: (route.get("gateway"), route["protocol"], route.get("scope"))
+             for route in routes(host, "-4")}
+    assert shown == {"default": ("10.9.0.1", "static", "global"), "10.50.0.0/16": ("10.9.0.1", "static", "global"),
+                     "10.60.0.0/16": (None, "static", "link")}
+
+
+def test_routes_v6(host, pair):
+    host.links.add_address(pair, ip_interface("fd00::5/64"))
+    for to, via in (("::/0", ip_address("fd00::1")), ("fd01::/64", ip_address("fd00::1")), ("fd02::/64", None)):
+        host.links.add_route(pair, ip_network(to), via)
+    shown = {route["dst"]: (route.get("gateway"), route["protocol"]) for route in routes(host, "-6")}
+    assert shown == {"default": ("fd00::1", "static"), "fd01::/64": ("fd00::1", "static"),
+                     "fd02::/64": (None, "static")}
+
+
+def test_a_route_through_nowhere(host, pair):
+    with pytest.raises(HostError, match=r"cannot add a route to 10\.50\.0\.0/16 through 10\.9\.0\.1: ") as caught:
+        host.links.add_route(pair, ip_network("10.50.0.0/16"), ip_address("10.9.0.1"))
+    assert caught.value.errno == errno.ENETUNREACH
+    assert "Nexthop has invalid gateway" in caught.value.message
+
+
+# ---- events ---------------------------------------------------------------------------------------------
+
+
+LISTENER = """\
+import select, sys
+%s
+events.drain()
+assert select.select([events], [], [], 0)[0] == []
+print("ready", flush=True)
+assert select.select([events], [], [], 10)[0]
+sys.stdin.readline()
+events.drain()
+assert select.select([events], [], [], 0)[0] == []
+"""
+LINKS = """
+from sriov.netlink import LinkEvents
+events = LinkEvents()
+"""
+UEVENTS = """
+from sriov.udev import Uevents
+events = Uevents("net")
+"""
+
+
+@pytest.mark.parametrize("source", [LINKS, UEVENTS], ids=["netlink", "uevents"])
+def test_events(host, source):
+    """In a process of its own: a subscription is for the namespace of its thread. Many, since one may hide more."""
+    with subprocess.Popen(["ip", "netns", "exec", host.name, sys.executable, "-c", LISTENER % source],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdin is not None
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "ready\n"
+        for number in range(20):
+            host.add_veth(f"v{number}", f"w{number}")
+        listener.stdin.write("\n")
+        listener.stdin.flush()
+        assert listener.wait(30) == 0
