@@ -1,0 +1,184 @@
+"""Applying pool files to a synthetic tree: its files keep what was written, a watcher keeps the order.
+
+No driver lives in a folder: that VFs appear and drivers bind is for the lab tier.
+"""
+
+import os
+import threading
+
+import pytest
+
+from sriov.apply import apply_pool_file, scan_host
+from sriov.poolfile import parse_pool_file
+from sriov.sysfs import Sysfs
+from tests.support.tree import Pf, Tree
+
+A, B = "0000:3b:00.0", "0000:5e:00.0"
+
+
+class Recording(Sysfs):
+    """Sysfs on a folder that keeps the order of writes, and plays the one part of the kernel that this needs."""
+
+    def __init__(self, tree, *, takes=lambda driver: True):
+        super().__init__(tree.root)
+        self._tree, self._takes = tree, takes
+        self._guard = threading.Lock()
+        self.log = []
+
+    def _write(self, operation, address, file, text):
+        super()._write(operation, address, file, text)
+        with self._guard:
+            self.log.append((address, os.path.basename(file), text.strip()))
+        device = self._tree.path(address)
+        if file == "driver/unbind":
+            (device / "driver").unlink()
+        if file.endswith("drivers_probe") and not (device / "driver").exists():
+            override = (device / "driver_override").read_text().strip()
+            driver = override or "igbvf"
+            if self._takes(driver) and self.driver_exists(driver):
+                os.symlink(f"../../../bus/pci/drivers/{driver}", device / "driver")
+
+
+def pool_file(body):
+    return parse_pool_file(f"apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n{body}", "pools.yaml")
+
+
+def entries(*lines):
+    return "physicalFunctions:\n" + "".join(f"  - {line}\n" for line in lines)
+
+
+def pools(driver, select="{vendor: 8086}"):
+    return f"pools:\n  - resource: sriov\n    driver: {driver}\n    select: [{select}]\n"
+
+
+ALL_OF_A = entries(f"{{match: {{address: '{A}'}}, numVfs: 2}}")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    made = Tree(tmp_path / "sys")
+    for driver in ("igbvf", "vfio-pci"):
+        home = made.root / "bus/pci/drivers" / driver
+        home.mkdir(parents=True)
+        (home / "unbind").write_text("")
+        (home / "bind").write_text("")
+    return made
+
+
+def apply(sysfs, body, used=()):
+    return apply_pool_file(sysfs, pool_file(body), lambda vf: vf.address in used)
+
+
+# ---- binding --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "wanted", "override"), [
+    ("igbvf", "vfio-pci", "vfio-pci"), (None, "vfio-pci", "vfio-pci"), (None, "kernel", "")])
+def test_override_before_unbind_before_probe(tree, before, wanted, override):
+    """Between unbind and probe another driver must not get the chance to take the VF."""
+    tree.add(Pf(A, None, num_vfs=2, vf_driver=before, iommu=True))
+    sysfs = Recording(tree)
+    assert apply(sysfs, ALL_OF_A + pools(wanted)) == ()
+    for index in (0, 1):
+        vf = Pf(A, None).vf_address(index)
+        unbind = [(vf, "unbind", vf)] if before else []
+        assert [write for write in sysfs.log if write[0] == vf] == [
+            (vf, "driver_override", override), *unbind, (vf, "drivers_probe", vf)]
+        assert sysfs.read_driver(vf) == ("igbvf" if wanted == "kernel" else wanted)
+    assert {write[0] for write in sysfs.log} == {Pf(A, None).vf_address(n) for n in (0, 1)}
+
+
+def test_back_to_the_kernel_clears_the_override(tree):
+    tree.add(Pf(A, None, num_vfs=2, vf_driver="vfio-pci"))
+    sysfs = Recording(tree)
+    vf = Pf(A, None).vf_address(0)
+    tree.write(vf, "driver_override", "vfio-pci\n")
+    assert apply(sysfs, ALL_OF_A + pools("kernel")) == ()
+    assert (tree.read(vf, "driver_override"), sysfs.read_driver(vf)) == ("\n", "igbvf")
+
+
+def test_twice_is_nothing_the_second_time(tree):
+    tree.add(Pf(A, None, num_vfs=2, iommu=True))
+    sysfs = Recording(tree)
+    assert apply(sysfs, ALL_OF_A + pools("vfio-pci")) == ()
+    before = len(sysfs.log)
+    assert apply(sysfs, ALL_OF_A + pools("vfio-pci")) == ()
+    assert len(sysfs.log) == before
+
+
+@pytest.mark.parametrize(("iommu", "words"), [
+    (False, ("vfio-pci did not take it, and it has no IOMMU group (hint: enable the IOMMU in firmware and on the "
+             "kernel's command line)")),
+    (True, "the kernel bound nothing")])
+def test_a_driver_that_does_not_take_it(tree, iommu, words):
+    tree.add(Pf(A, None, num_vfs=2, iommu=iommu))
+    sysfs = Recording(tree, takes=lambda driver: driver != "vfio-pci")
+    assert apply(sysfs, ALL_OF_A + pools("vfio-pci")) == tuple(
+        f"cannot bind VF 0000:3b:02.{n} to vfio-pci (now igbvf): {words}" for n in (0, 1))
+
+
+def test_one_vf_that_fails_stops_no_other(tree):
+    tree.add(Pf(A, None, num_vfs=2, iommu=True)).add(Pf(B, None, num_vfs=1, iommu=True))
+    first, second, third = (Pf(pf, None).vf_address(n) for pf, n in ((A, 0), (A, 1), (B, 0)))
+    tree.make_unreadable(first, "driver_override")
+    sysfs = Recording(tree)
+    (problem,) = apply(sysfs, ALL_OF_A + f"  - {{match: {{address: '{B}'}}, numVfs: 1}}\n" + pools("vfio-pci"))
+    assert problem == (
+        f"cannot bind VF {first} to vfio-pci (now igbvf): cannot set the driver override of {first} to vfio-pci: "
+        f"{tree.path(first, 'driver_override')}: EISDIR")
+    assert [sysfs.read_driver(vf) for vf in (first, second, third)] == ["igbvf", "vfio-pci", "vfio-pci"]
+
+
+def test_a_driver_that_exists_nowhere(tree):
+    tree.add(Pf(A, None, num_vfs=1))
+    one_vf = entries(f"{{match: {{address: '{A}'}}, numVfs: 1}}")
+    (problem,) = apply(Recording(tree), one_vf + pools("no_such_driver"))
+    assert problem.startswith(f"cannot bind VF {Pf(A, None).vf_address(0)} to no_such_driver (now igbvf): driver "
+                              "no_such_driver is not loaded and modprobe failed: ")
+
+
+def test_a_vf_in_use_keeps_its_driver(tree):
+    tree.add(Pf(A, None, num_vfs=2, iommu=True))
+    sysfs = Recording(tree)
+    used, free = Pf(A, None).vf_address(0), Pf(A, None).vf_address(1)
+    (refused,) = apply(sysfs, ALL_OF_A + pools("vfio-pci"), used=[used])
+    assert refused.startswith(f"VF {used} is bound to igbvf, its pool wants vfio-pci: it is in use")
+    assert {write[0] for write in sysfs.log} == {free}
+
+
+# ---- making VFs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wish", "words"), [
+    (entries(f"{{match: {{address: '{A}'}}, numVfs: 3}}"), "it has 2, none in use"),
+    (entries(f"{{match: {{address: '{A}'}}, numVfs: 0}}"), "it has 2, none in use"),
+    (entries(f"{{match: {{address: '{A}'}}, numVfs: 8}}"), "it can have at most 7")])
+def test_refused_wishes_touch_nothing(tree, wish, words):
+    tree.add(Pf(A, None, num_vfs=2))
+    sysfs = Recording(tree)
+    (refused,) = apply(sysfs, wish)
+    assert words in refused
+    assert sysfs.log == []
+
+
+def test_a_pf_without_netdev_is_named_and_stops_no_other(tree):
+    tree.add(Pf(A, None)).add(Pf(B, None, num_vfs=1, vf_driver=None))
+    sysfs = Recording(tree)
+    (problem,) = apply(sysfs, ALL_OF_A + f"  - {{match: {{address: '{B}'}}, numVfs: 1}}\n")
+    assert problem == (f"cannot make 2 VFs on PF {A}: it has no netdev on the host (hint: bind the PF to its "
+                       "kernel driver)")
+    assert tree.read(A, "sriov_numvfs") == "0\n"
+    assert sysfs.read_driver(Pf(B, None).vf_address(0)) == "igbvf"
+
+
+def test_no_entries_no_writes(tree):
+    tree.add(Pf(A, None, num_vfs=2, vf_driver=None))
+    sysfs = Recording(tree)
+    assert apply(sysfs, pools("vfio-pci")) == ()
+    assert sysfs.log == []
+
+
+def test_scan_host_joins_the_trees_devices_with_this_machines_links(tree):
+    tree.add(Pf(A, None, num_vfs=1))
+    (pf,) = scan_host(Sysfs(tree.root)).pfs
+    assert (pf.address, pf.num_vfs, pf.link) == (A, 1, None)

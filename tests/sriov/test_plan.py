@@ -1,0 +1,181 @@
+"""Plans for synthetic hosts: which entry is meant, what is refused and why, what is bound to what."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sriov.model import Host, Link, PhysicalFunction, VirtualFunction
+from sriov.pci import MacAddress, PciAddress
+from sriov.plan import BindDriver, CreateVfs, Plan, plan_host
+from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+
+A, B = PciAddress("0000:3b:00.0"), PciAddress("0000:5e:00.0")
+VFIO = Driver("vfio-pci")
+
+
+def link(index, name, mtu=1500, **changes):
+    return replace(Link(index=index, name=name, mac=MacAddress(f"02:00:00:00:00:{index:02x}"), mtu=mtu, up=True,
+                        carrier=True), **changes)
+
+
+def vf(pf, index, driver="igbvf", *, away=False):
+    netdev = driver == "igbvf" and not away
+    return VirtualFunction(address=PciAddress(f"{pf[:8]}02.{index}"), pf=pf, index=index, vendor="8086",
+                           device="10ca", driver=driver, numa_node=None, iommu_group=1,
+                           link=link(20 + index, f"v{index}") if netdev else None)
+
+
+def pf(address, name, *vfs, total=7, mtu=1500):
+    return PhysicalFunction(address=address, vendor="8086", device="10c9", driver="igb", numa_node=None,
+                            iommu_group=1, link=link(2, name, mtu) if name else None, total_vfs=total,
+                            num_vfs=len(vfs), vfs=vfs)
+
+
+def entry(num_vfs, name="*", mtu=None, place="pools.yaml:5:5"):
+    return PfEntry(match=PfMatch(name=(name,)), num_vfs=num_vfs, mtu=mtu, place=place)
+
+
+def pool(driver=None, vfs=None, resource="intel.com/sriov"):
+    return Pool(resource=resource, selectors=(Selector(vfs=vfs and VfIndices.parse(vfs)),), driver=driver)
+
+
+def plan(pfs, entries, pools=(), used=()):
+    return plan_host(Host(pfs=tuple(pfs)), entries, pools, lambda vf: vf.address in used)
+
+
+# ---- how many VFs -----------------------------------------------------------------------------------------
+
+
+def test_vfs_are_made_where_there_are_none():
+    empty = pf(A, "ens1f0")
+    made = plan([empty], [entry(4, mtu=9000)])
+    assert made == Plan(creations=(CreateVfs(pf=empty, count=4, mtu=9000),))
+    assert made.describe() == ("make 4 VFs on PF ens1f0 (0000:3b:00.0)",)
+
+
+def test_no_entry_no_touch():
+    assert plan([pf(A, "ens1f0"), pf(B, "ens2f0", vf(B, 0, None))], [entry(4, "eth*")], [pool(VFIO)]) == Plan()
+    assert plan([pf(A, "ens1f0")], []) == Plan()
+
+
+def test_the_first_entry_that_matches_counts():
+    made = plan([pf(A, "ens1f0"), pf(B, "ens2f0")], [entry(1, "ens1f0"), entry(2, "ens*"), entry(3)])
+    assert [(step.pf.address, step.count) for step in made.creations] == [(A, 1), (B, 2)]
+
+
+def test_what_is_there_already_is_nothing_to_do():
+    full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
+    assert plan([full], [entry(2)], [pool(Driver.KERNEL)]) == Plan()
+    assert plan([pf(A, "ens1f0")], [entry(0)]) == Plan()
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 3])
+def test_another_number_is_refused_while_there_are_vfs(wanted):
+    full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
+    sentence = (
+        f"pools.yaml:5:5: numVfs {wanted} on PF ens1f0 (0000:3b:00.0): it has 2, none in use, and the kernel "
+        "changes the number only by removing all of them (hint: write 0 to "
+        "/sys/bus/pci/devices/0000:3b:00.0/sriov_numvfs first)")
+    assert plan([full], [entry(wanted)]) == Plan(refused=(sentence,))
+    (refused,) = plan([full], [entry(wanted)], used=[vf(A, 1).address]).refused
+    assert "it has 2, in use are 0000:3b:02.1, and the kernel" in refused
+    assert "(hint: end the pods that use them first)" in refused
+
+
+def test_more_than_the_pf_can_have():
+    for made in (pf(A, None, total=7), pf(A, "ens1f0", vf(A, 0))):
+        matching = PfEntry(match=PfMatch(address=(A,)), num_vfs=8, place="pools.yaml:5:5")
+        (refused,) = plan([made], [matching]).refused
+        assert refused.startswith("pools.yaml:5:5: numVfs 8 on PF ")
+        assert refused.endswith("it can have at most 7 (sriov_totalvfs)")
+        assert plan([made], [matching]).creations == ()
+
+
+def test_an_mtu_that_would_cost_vfs_their_link():
+    full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
+    assert plan([full], [entry(2, mtu=1500)]) == Plan()
+    assert plan([full], [entry(2, mtu=9000)]).refused == (
+        "pools.yaml:5:5: mtu 9000 on PF ens1f0 (0000:3b:00.0): it has 1500, and VFs that would lose their link",)
+
+
+def test_one_refusal_stops_no_other_pf():
+    made = plan([pf(A, "ens1f0", vf(A, 0)), pf(B, "ens2f0")], [entry(4)])
+    assert [step.pf.address for step in made.creations] == [B]
+    assert len(made.refused) == 1
+
+
+# ---- drivers --------------------------------------------------------------------------------------------
+
+
+def bound(made):
+    return {step.vf.index: str(step.driver) for step in made.bindings}
+
+
+def test_drivers():
+    host = pf(A, "ens1f0", vf(A, 0), vf(A, 1, "vfio-pci"), vf(A, 2, None), vf(A, 3, None))
+    pools = [pool(VFIO, "0-2"), pool(Driver.KERNEL, "3", "intel.com/other")]
+    made = plan([host], [entry(4)], pools)
+    assert bound(made) == {0: "vfio-pci", 2: "vfio-pci", 3: "kernel"}
+    assert made.bindings[0] == BindDriver(vf=host.vfs[0], driver=VFIO)
+    assert made.describe() == (
+        "bind VF 0000:3b:02.0 to vfio-pci (now igbvf)", "bind VF 0000:3b:02.2 to vfio-pci (now none)",
+        "bind VF 0000:3b:02.3 to kernel (now none)")
+
+
+def test_back_to_the_kernel():
+    host = pf(A, "ens1f0", vf(A, 0, "vfio-pci"), vf(A, 1), vf(A, 2, away=True))
+    assert bound(plan([host], [entry(3)], [pool(Driver.KERNEL)])) == {0: "kernel"}
+
+
+def test_a_pool_without_an_opinion_leaves_a_driver_and_gets_one_for_what_has_none():
+    host = pf(A, "ens1f0", vf(A, 0, "vfio-pci"), vf(A, 1), vf(A, 2, None))
+    for pools in ([pool()], []):
+        assert bound(plan([host], [entry(3)], pools)) == {2: "kernel"}
+
+
+def test_a_vf_in_use_is_not_bound_away_from_its_pod():
+    host = pf(A, "ens1f0", vf(A, 0, away=True), vf(A, 1))
+    made = plan([host], [entry(2)], [pool(VFIO)], used=[host.vfs[0].address])
+    assert bound(made) == {1: "vfio-pci"}
+    (refused,) = made.refused
+    assert refused == ("VF 0000:3b:02.0 is bound to igbvf, its pool wants vfio-pci: it is in use (hint: it is "
+                       "bound again once its pod is gone and the agent starts)")
+
+
+def test_vfs_of_a_pf_without_entry_keep_their_drivers():
+    host = pf(A, "ens1f0", vf(A, 0), vf(A, 1, None))
+    assert plan([host], [entry(2, "ens2*")], [pool(VFIO)]) == Plan()
+
+
+# ---- whatever the host is ---------------------------------------------------------------------------------
+
+
+drivers = st.sampled_from(["igbvf", "vfio-pci", None])
+
+
+@st.composite
+def hosts(draw):
+    pfs = []
+    for address in (A, B):
+        count = draw(st.integers(0, 4))
+        pfs.append(pf(address, draw(st.sampled_from(["ens1f0", "ens2f0", None])),
+                      *(vf(address, n, draw(drivers), away=draw(st.booleans())) for n in range(count))))
+    return pfs
+
+
+@given(hosts(), st.lists(st.builds(entry, st.integers(0, 9), st.sampled_from(["ens1*", "*"])), max_size=2),
+       st.lists(st.builds(pool, st.sampled_from([None, VFIO, Driver.KERNEL]), st.sampled_from([None, "0-1", "2"])),
+                max_size=2),
+       st.sets(st.integers(0, 3)))
+def test_no_plan_takes_anything_away(pfs, entries, pools, used_indices):
+    used = {vf.address for pf in pfs for vf in pf.vfs if vf.index in used_indices}
+    made = plan(pfs, entries, pools, used)
+    matched = {pf.address for pf in pfs if any(each.match.matches(pf) for each in entries)}
+    assert {step.pf.address for step in made.creations} | {step.vf.pf for step in made.bindings} <= matched
+    assert all(step.pf.num_vfs == 0 and 0 < step.count <= step.pf.total_vfs for step in made.creations)
+    assert not {step.vf.address for step in made.bindings} & used
+    assert len(made.describe()) == len(made.creations) + len(made.bindings) + len(made.refused)
+    for step in made.bindings:
+        assert step.driver.find_fault(step.vf)

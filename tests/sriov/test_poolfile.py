@@ -1,0 +1,413 @@
+"""Pool files: every problem with its place, values as written, and never anything but a value or PoolFileErrors."""
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sriov.errors import InputError
+from sriov.pci import MacAddress, PciAddress
+from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
+from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+from tests.sriov.test_pci import attempt, macs, pci_addresses
+from tests.sriov.test_pools import spans
+
+HEAD = "apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n"
+EXAMPLE = Path(__file__).parents[2] / "deploy/examples/pools.yaml"
+
+
+def parse(body):
+    return parse_pool_file(HEAD + body, "pools.yaml")
+
+
+def problems(text):
+    with pytest.raises(PoolFileErrors) as caught:
+        parse_pool_file(text, "pools.yaml")
+    return str(caught.value).splitlines()
+
+
+# ---- good files -----------------------------------------------------------------------------------------
+
+
+def test_all_keys():
+    file = parse("""\
+resourcePrefix: example.com
+physicalFunctions:
+  - match: {name: [ens1f0, "ens2*"], address: 0000:03:00.0, vendor: 8086, device: 10C9, driver: igb,
+            mac: 10:11:22:33:44:55, numaNode: [0, -1]}
+    numVfs: 8
+    mtu: 9000
+pools:
+  - resource: sriov
+    select:
+      - {pf: ens1f0, vfs: 0-3, address: [0000:03:10.0, 03:10.2], vendor: "0x8086", device: 10ca,
+         driver: [igbvf, vfio-pci], numaNode: 1}
+      - pf: 03:00.0
+        vfs: [4, 6-7]
+    driver: kernel
+    excludeTopology: true
+  - resource: sriov
+    resourcePrefix: other.example.com
+    select: [{pf: "*"}]
+""")
+    assert file == PoolFile(
+        resource_prefix="example.com",
+        physical_functions=(PfEntry(
+            match=PfMatch(name=("ens1f0", "ens2*"), address=(PciAddress("0000:03:00.0"),), vendor=("8086",),
+                          device=("10c9",), driver=("igb",), mac=(MacAddress("10:11:22:33:44:55"),),
+                          numa_node=(0, -1)),
+            num_vfs=8, mtu=9000),),
+        pools=(
+            Pool(resource="example.com/sriov", driver=Driver.KERNEL, exclude_topology=True, selectors=(
+                Selector(pf=("ens1f0",), vfs=VfIndices(((0, 3),)),
+                         address=(PciAddress("0000:03:10.0"), PciAddress("0000:03:10.2")), vendor=("8086",),
+                         device=("10ca",), driver=("igbvf", "vfio-pci"), numa_node=(1,)),
+                Selector(pf=("0000:03:00.0",), vfs=VfIndices(((4, 4), (6, 7)))))),
+            Pool(resource="other.example.com/sriov", selectors=(Selector(pf=("*",)),)),
+        ))
+    assert file.physical_functions[0].place == "pools.yaml:5:5"
+    assert [pool.place for pool in file.pools] == ["pools.yaml:10:5", "pools.yaml:18:5"]
+    assert [selector.place for selector in file.pools[0].selectors] == ["pools.yaml:12:9", "pools.yaml:14:9"]
+
+
+def test_the_least():
+    assert parse("") == PoolFile(resource_prefix="intel.com", physical_functions=(), pools=())
+    assert parse("pools: []\nphysicalFunctions: []") == parse("")
+    assert parse_pool_file("\ufeff" + HEAD, "pools.yaml") == parse("")
+
+
+def test_json_is_yaml():
+    text = ('{"apiVersion": "vfpool.io/v1alpha1", "kind": "PoolFile",\n'
+            ' "pools": [{"resource": "a", "select": [{"vendor": "8086"}]}]}')
+    assert parse_pool_file(text, "p").pools[0].resource == "intel.com/a"
+
+
+def test_example_file_is_valid_and_gives_no_warning():
+    file = load_pool_file(EXAMPLE)
+    assert [pool.resource for pool in file.pools] == ["intel.com/sriov", "intel.com/sriov_dpdk"]
+    assert file.warnings == ()
+
+
+# ---- bad files ------------------------------------------------------------------------------------------
+
+TABLE = [
+    ("", "1:1: expected a document, the file is empty"),
+    ("# nothing\n", "1:1: expected a document, the file is empty"),
+    ("a: [", "1:5: expected the node content, but found '<stream end>', while parsing a flow node"),
+    ("a: b: c", "1:5: mapping values are not allowed here"),
+    ("kind: PoolFile\n\tapiVersion: x", ("2:1: found character '\\t' that cannot start any token, "
+                                        "while scanning for the next token")),
+    ("a: 1\n---\nb: 2\n", "2:1: expected one document, got another"),
+    ("a: &x 1\nb: *x\n", "1:4: anchors and aliases are not supported; quote text that starts with * or &"),
+    ("pf: *\n", "1:5: anchors and aliases are not supported; quote text that starts with * or &"),
+    ("pf: *?f0\n", "1:5: anchors and aliases are not supported; quote text that starts with * or &"),
+    ("a: !!binary aGk=\n", "1:4: tags are not supported; quote text that starts with !"),
+    ('a: "\\UFFFFFFFF"\n', "1:7: a number here is out of range"),
+    ("a: x\0y\n", "1:5: character U+0000 is not allowed in YAML"),
+    ("[" * 5000, "1:33: nested deeper than 32 levels"),
+    ("- a\n", ("1:1: expected a mapping with apiVersion, kind, resourcePrefix, physicalFunctions, pools, "
+              "got a list")),
+    ("just text\n", ("1:1: expected a mapping with apiVersion, kind, resourcePrefix, physicalFunctions, pools, "
+                    "got 'just text'")),
+    (HEAD + "pool: []\n", "3:1: unknown key 'pool', did you mean 'pools'?"),
+    (HEAD + "wibble: []\n", ("3:1: unknown key 'wibble', expected one of apiVersion, kind, resourcePrefix, "
+                            "physicalFunctions, pools")),
+    (HEAD + "? [a, b]\n: c\n", "3:3: expected a key, got a list"),
+    (HEAD + "<<: {pools: []}\n", ("3:1: unknown key '<<', expected one of apiVersion, kind, resourcePrefix, "
+                                 "physicalFunctions, pools")),
+    (HEAD + "pools: []\nkind: PoolFile\n", "4:1: key 'kind' is here twice, first at pools.yaml:2:1"),
+    (HEAD + "pools:\n", "3:7: pools: expected a list, got nothing"),
+    (HEAD + "pools: {resource: sriov}\n", "3:8: pools: expected a list, got a mapping"),
+    (HEAD + "resourcePrefix: Intel.com\n",
+     ("3:17: resourcePrefix: expected a resource prefix like intel.com (a lower-case DNS name of at most 244 "
+     "characters), got 'Intel.com'")),
+    (HEAD + "resourcePrefix: ../intel.com\n",
+     ("3:17: resourcePrefix: expected a resource prefix like intel.com (a lower-case DNS name of at most 244 "
+     "characters), got '../intel.com'")),
+    (HEAD + "resourcePrefix: node.kubernetes.io\n",
+     ("3:17: resourcePrefix: expected a resource prefix of your own, kubernetes.io and requests. belong to "
+     "Kubernetes, got 'node.kubernetes.io'")),
+]
+
+ENTRIES = [
+    ("{numVfs: 8}", "4:5: physicalFunctions[0]: key 'match' is missing"),
+    ("{match: {name: a}}", "4:5: physicalFunctions[0]: key 'numVfs' is missing"),
+    ("{match: {}, numVfs: 8}",
+     ("4:13: physicalFunctions[0].match: expected at least one of name, address, vendor, device, driver, numaNode, "
+     "mac; to take all PFs, name: \"*\" matches every one")),
+    ("{match: {nmae: a}, numVfs: 8}", "4:14: physicalFunctions[0].match: unknown key 'nmae', did you mean 'name'?"),
+    ("{match: {Name: a}, numVfs: 8}", "4:14: physicalFunctions[0].match: unknown key 'Name', did you mean 'name'?"),
+    ("{match: ens1f0, numVfs: 8}",
+     ("4:13: physicalFunctions[0].match: expected a mapping with name, address, vendor, device, driver, numaNode, "
+     "mac, got 'ens1f0'")),
+    ("{match: {name: []}, numVfs: 8}",
+     "4:20: physicalFunctions[0].match.name: expected at least one item, got an empty list"),
+    ("{match: {name: [a, ~]}, numVfs: 8}",
+     "4:24: physicalFunctions[0].match.name[1]: expected a single value, got nothing"),
+    ("{match: {name: a b}, numVfs: 8}",
+     "4:20: physicalFunctions[0].match.name: expected a netdev name like ens1f0, or a glob like ens1f*, got 'a b'"),
+    ("{match: {mac: 10:11:22:33:44:5}, numVfs: 8}",
+     "4:19: physicalFunctions[0].match.mac: expected a MAC address like 02:00:00:00:00:01, got '10:11:22:33:44:5'"),
+    ("{match: {address: 0000:03:00.9}, numVfs: 8}",
+     "4:23: physicalFunctions[0].match.address: expected a PCI address like 0000:3b:02.1, got '0000:03:00.9'"),
+    ("{match: {vendor: intel}, numVfs: 8}",
+     "4:22: physicalFunctions[0].match.vendor: expected a PCI id of four hex digits like 8086, got 'intel'"),
+    ("{match: {driver: kernel}, numVfs: 8}",
+     "4:22: physicalFunctions[0].match.driver: expected the name of a driver like igbvf, got 'kernel'"),
+    ("{match: {numaNode: -2}, numVfs: 8}",
+     ("4:24: physicalFunctions[0].match.numaNode: expected a NUMA node like 0, or -1 where the platform does not "
+     "say, got '-2'")),
+    *((f"{{match: {{name: a}}, numVfs: {text}}}",
+       f"4:32: physicalFunctions[0].numVfs: expected a whole number from 0 to 65535, got {text!r}")
+      for text in ("on", "08", "0x8", "8.0", "-1", "1_0", "65536", "99999999999")),
+    ("{match: {name: a}, numVfs: 8, mtu: 67}",
+     "4:40: physicalFunctions[0].mtu: expected a whole number from 68 to 65535, got '67'"),
+]
+
+POOLS = [
+    ("{select: [{pf: a}]}", "4:5: pools[0]: key 'resource' is missing"),
+    ("{resource: a}", "4:5: pools[0]: key 'select' is missing"),
+    ("{resource: a, select: []}", "4:27: pools[0].select: expected at least one item, got an empty list"),
+    ("{resource: a, select: {pf: a}}", "4:27: pools[0].select: expected a list, got a mapping"),
+    ("{resource: a, select: [{}]}",
+     ("4:28: pools[0].select[0]: expected at least one of pf, vfs, address, vendor, device, driver, numaNode; to "
+     "take all VFs, pf: \"*\" selects every one")),
+    ("{resource: a, select: [{pfName: a}]}", "4:29: pools[0].select[0]: unknown key 'pfName', did you mean 'pf'?"),
+    ("{resource: a, select: [{pf: a, vfs: 0-}]}",
+     "4:41: pools[0].select[0].vfs: expected an index range like 0-3, got '0-'"),
+    ("{resource: a, select: [{pf: a, vfs: [0, 3-1]}]}",
+     "4:45: pools[0].select[0].vfs[1]: expected an index range like 0-3, got '3-1': it counts down"),
+    ("{resource: a, select: [{pf: a, pf: b}]}",
+     "4:36: pools[0].select[0]: key 'pf' is here twice, first at pools.yaml:4:29"),
+    ("{resource: a, select: [{pf: ''}]}",
+     "4:33: pools[0].select[0].pf: expected a netdev name like ens1f0, or a glob like ens1f*, got ''"),
+    ("{resource: a, select: [{pf: a}], driver: ../x}",
+     "4:46: pools[0].driver: expected kernel or the name of a driver like vfio-pci, got '../x'"),
+    *((f"{{resource: a, select: [{{pf: a}}], excludeTopology: {text}}}",
+       f"4:55: pools[0].excludeTopology: expected true or false, got {text!r}")
+      for text in ("on", "yes", "True", "1")),
+    *((f"{{resource: {text}, select: [{{pf: a}}]}}",
+       ("4:16: pools[0].resource: expected a resource name (1 to 63 of A-Z, a-z, 0-9, - and _, a letter or digit "
+       f"at both ends), got {text!r}")) for text in ("-a", "a_", "a.b", "a/b", "a" * 64)),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    *TABLE,
+    *((f"{HEAD}physicalFunctions:\n  - {text}\n", expected) for text, expected in ENTRIES),
+    *((f"{HEAD}pools:\n  - {text}\n", expected) for text, expected in POOLS),
+])
+def test_bad_file(text, expected):
+    assert problems(text) == [f"pools.yaml:{expected}"]
+
+
+def test_every_problem_at_once_in_order():
+    text = """\
+apiVersion: v1
+pools:
+  - resource: sriov
+    select:
+      - {pf: ens1f0, vfs: 0-}
+  - resource: sriov
+    select: [{pf: ens1f0}]
+physicalFunctions:
+  - match: {name: ens1f0}
+    numVfs: many
+"""
+    assert problems(text) == [
+        "pools.yaml:1:1: key 'kind' is missing",
+        "pools.yaml:1:13: apiVersion: expected vfpool.io/v1alpha1, got 'v1'",
+        "pools.yaml:5:27: pools[0].select[0].vfs: expected an index range like 0-3, got '0-'",
+        "pools.yaml:6:15: pools[1].resource: intel.com/sriov is already the resource of the pool at pools.yaml:3:5",
+        "pools.yaml:10:13: physicalFunctions[0].numVfs: expected a whole number from 0 to 65535, got 'many'",
+    ]
+
+
+def test_message_stays_on_one_line():
+    assert problems(HEAD + 'resourcePrefix: "a\\nb"\n') == [
+        ("pools.yaml:3:17: resourcePrefix: expected a resource prefix like intel.com (a lower-case DNS name of at "
+        "most 244 characters), got 'a\\nb'")]
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (b"kind: PoolFile\na: \xc3\xa9\xff\n", "2:5: expected UTF-8 text, got byte 0xff"),
+    (HEAD.encode("utf-16"), "1:1: expected UTF-8 text, got byte 0xff"),
+])
+def test_not_utf8(tmp_path, data, expected):
+    path = tmp_path / "pools.yaml"
+    path.write_bytes(data)
+    with pytest.raises(PoolFileErrors) as caught:
+        load_pool_file(path)
+    assert str(caught.value) == f"{path}:{expected}"
+
+
+def test_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError) as missing:
+        load_pool_file(tmp_path / "none.yaml")
+    assert str(missing.value) == f"cannot read pool file {tmp_path}/none.yaml: No such file or directory"
+    with pytest.raises(InputError, match="Is a directory"):
+        load_pool_file(tmp_path)
+
+
+# ---- warnings -------------------------------------------------------------------------------------------
+
+
+def test_indices_that_no_entry_makes():
+    file = parse("""\
+physicalFunctions:
+  - {match: {name: ens1f0}, numVfs: 4}
+pools:
+  - {resource: a, select: [{pf: ens1f0, vfs: 0-3}, {pf: ens1f0, vfs: 4-7}, {pf: ens1f1, vfs: 4-7}]}
+""")
+    assert file.warnings == (
+        "pools.yaml:6:52: vfs 4-7 reaches VF 7 of ens1f0, but the entry at pools.yaml:4:5 makes 4",)
+
+
+def test_selector_that_an_earlier_one_shadows():
+    file = parse("pools:\n  - {resource: a, select: [{pf: x}]}\n  - {resource: b, select: [{pf: x}]}\n")
+    assert file.warnings == (("pools.yaml:5:28: intel.com/b never gets a VF from this selector: the one at "
+                             "pools.yaml:4:28 is the same and comes first"),)
+
+
+@pytest.mark.parametrize(("driver", "warns"), [
+    ("vfio-pci", True), ("igbvf", False), ("kernel", False),
+])
+def test_selector_that_the_pool_s_own_driver_undoes(driver, warns):
+    file = parse(f"pools:\n  - resource: a\n    driver: {driver}\n    select: [{{driver: igbvf}}]\n")
+    warning = ("pools.yaml:6:14: selects only VFs bound to igbvf, but intel.com/a binds its VFs to vfio-pci: they "
+               "would leave the pool")
+    assert file.warnings == ((warning,) if warns else ())
+
+
+# ---- properties -----------------------------------------------------------------------------------------
+
+
+def several(items):
+    return st.lists(items, max_size=2).map(tuple)
+
+
+names = st.text(string.ascii_lowercase + string.digits + "*?[]-_.@:!#&%,'\"", min_size=1, max_size=15).filter(
+    lambda name: not name.replace(":", "").replace(".", "").isalnum() or ":" not in name)
+hex_ids = st.text("0123456789abcdef", min_size=4, max_size=4)
+drivers = st.sampled_from(["igbvf", "vfio-pci", "iavf", "123"])
+nodes = st.integers(-1, 99999)
+function_keys = {"address": several(pci_addresses), "vendor": several(hex_ids), "device": several(hex_ids),
+                 "driver": several(drivers), "numa_node": several(nodes)}
+entries = st.builds(
+    PfEntry,
+    match=st.builds(PfMatch, name=several(names), mac=several(macs), **function_keys).filter(
+        lambda match: match != PfMatch()),
+    num_vfs=st.integers(0, 65535), mtu=st.none() | st.integers(68, 65535))
+selectors = st.builds(
+    Selector, pf=several(names), vfs=st.none() | spans.map(VfIndices.merge), **function_keys,
+).filter(
+    lambda selector: selector != Selector())
+prefixes = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,3})?", fullmatch=True).filter(
+    lambda prefix: not prefix.startswith("requests."))
+resources = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?", fullmatch=True)
+pools = st.builds(
+    Pool, resource=st.builds("{}/{}".format, prefixes, resources),
+    selectors=st.lists(selectors, min_size=1, max_size=3).map(tuple),
+    driver=st.none() | drivers.map(Driver) | st.just(Driver.KERNEL), exclude_topology=st.booleans())
+pool_files = st.builds(
+    PoolFile, resource_prefix=prefixes, physical_functions=st.lists(entries, max_size=3).map(tuple),
+    pools=st.lists(pools, max_size=3, unique_by=lambda pool: pool.resource).map(tuple))
+
+PLAIN = set(string.ascii_letters + string.digits + "-_.:")
+
+
+def scalar(value):
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    plain = set(text) <= PLAIN and text[0].isalnum() and not text.endswith(":") and text != "null"
+    return text if plain else "'" + text.replace("'", "''") + "'"
+
+
+def flow(**keys):
+    """A flow mapping; () and None are left out, a tuple of one is written as a scalar."""
+    fields = []
+    for key, value in keys.items():
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        if len(values) == 1:
+            fields.append(f"{key}: {scalar(values[0])}")
+        elif values:
+            fields.append(f"{key}: [{', '.join(map(scalar, values))}]")
+    return f"{{{', '.join(fields)}}}"
+
+
+def function_fields(value):
+    return {"address": value.address, "vendor": value.vendor, "device": value.device, "driver": value.driver,
+            "numaNode": value.numa_node}
+
+
+def format_pool_file(file):
+    lines = [HEAD, f"resourcePrefix: {scalar(file.resource_prefix)}\n", "physicalFunctions:", "" if
+             file.physical_functions else " []", "\n"]
+    for entry in file.physical_functions:
+        match = flow(name=entry.match.name, mac=entry.match.mac, **function_fields(entry.match))
+        lines.append(f"- match: {match}\n  numVfs: {entry.num_vfs}\n")
+        lines.append("" if entry.mtu is None else f"  mtu: {entry.mtu}\n")
+    lines.append("pools:\n" if file.pools else "pools: []\n")
+    for pool in file.pools:
+        prefix, _, name = pool.resource.partition("/")
+        lines.append(f"- resource: {scalar(name)}\n  resourcePrefix: {scalar(prefix)}\n  select:\n")
+        lines.extend(f"  - {flow(pf=each.pf, vfs=each.vfs, **function_fields(each))}\n" for each in pool.selectors)
+        lines.append("" if pool.driver is None else f"  driver: {scalar(pool.driver)}\n")
+        lines.append(f"  excludeTopology: {scalar(pool.exclude_topology)}\n")
+    return "".join(lines)
+
+
+@settings(deadline=None)
+@given(pool_files)
+def test_pool_file_survives_formatting(file):
+    assert parse_pool_file(format_pool_file(file), "pools.yaml") == file
+
+
+def value_or_problems(text):
+    """The property: a value, or problems that each have a place inside the text."""
+    result = attempt(lambda text: parse_pool_file(text, "pools.yaml"), text)
+    if not isinstance(result, PoolFile):
+        assert result.problems
+        for problem in result.problems:
+            assert problem.file == "pools.yaml"
+            assert 1 <= problem.line <= len(text) + 1
+            assert 1 <= problem.column <= len(text) + 2
+
+
+YAML_LIKE = st.text("ab01 :-[]{},\n\t\"'|>&*!%#?@`~<\\xUu.", max_size=40)
+
+
+@given(st.one_of(st.text(), YAML_LIKE, YAML_LIKE.map(lambda body: HEAD + body)))
+@example("\ufeff")
+@example("%YAML 1." + "9" * 5000 + "\n---\n")
+@example('"\\U00110000"')
+@example("%TAG ! tag:x\n--- !a b")
+@example("a: >99\n b")
+@example("{? : }")
+def test_any_text_is_a_pool_file_or_problems(text):
+    value_or_problems(text)
+
+
+@settings(deadline=None)
+@given(pool_files, st.data())
+def test_a_spoilt_pool_file_is_a_pool_file_or_problems(file, data):
+    text = format_pool_file(file)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(start + 5, len(text))))
+    value_or_problems(text[:start] + data.draw(YAML_LIKE) + text[end:])
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_pool_file_or_problems(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    path.write_bytes(data)
+    result = attempt(load_pool_file, path)
+    if not isinstance(result, PoolFile):
+        assert {problem.file for problem in result.problems} == {str(path)}
+
+
+def test_a_file_without_end_is_not_read_to_its_end():
+    with pytest.raises(InputError, match="/dev/zero: it is larger than 1 MiB"):
+        load_pool_file(Path("/dev/zero"))

@@ -1,0 +1,144 @@
+"""Tables fit 100 columns and say what is so; JSON documents hold everything."""
+
+import json
+from dataclasses import replace
+
+from sriov.model import Host, PhysicalFunction, VirtualFunction
+from sriov.pci import PciAddress
+from sriov.pools import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.report import (
+    WIDTH,
+    assignment_document,
+    format_assignment,
+    format_host,
+    host_document,
+    warn_of_entries,
+    warn_of_pools,
+)
+from sriov.sysfs import Sysfs
+from tests.support.tree import Pf, Tree
+
+
+def scan(tmp_path, *pfs):
+    tree = Tree(tmp_path / "sys")
+    for pf in pfs:
+        tree.add(pf)
+    return Sysfs(tree.root).scan(tree.links)
+
+
+def some_host(tmp_path):
+    return scan(tmp_path, Pf("0000:3b:00.0", "ens1f0", num_vfs=4, numa_node=1, iommu=True, away={1},
+                             vf_drivers={2: None, 3: "vfio-pci"}))
+
+
+def test_host_table(tmp_path):
+    assert format_host(some_host(tmp_path)) == """\
+PCI ADDRESS     VF   NETDEV      IDS        DRIVER    NUMA  IOMMU  MAC                MTU   LINK
+0000:3b:00.0    4/7  ens1f0      8086:10c9  igb       1     0      02:00:00:00:00:02  1500  up
+  0000:3b:02.0  0    ens1f0v0    8086:10ca  igbvf     1     1      02:00:00:00:00:03  1500  up
+  0000:3b:02.1  1    (in a pod)  8086:10ca  igbvf     1     2      -                  -     -
+  0000:3b:02.2  2    -           8086:10ca  -         1     3      -                  -     -
+  0000:3b:02.3  3    -           8086:10ca  vfio-pci  1     4      -                  -     -
+"""
+
+
+def test_host_without_pfs_and_with_something_unreadable():
+    assert format_host(Host()) == "no SR-IOV capable network PF found\n"
+    assert format_host(Host(unreadable=("cannot read PF 0000:3b:00.0: x/class: EIO",))) == (
+        "no SR-IOV capable network PF found\n\nunreadable: cannot read PF 0000:3b:00.0: x/class: EIO\n")
+
+
+def widest(function):
+    link = function.link and replace(function.link, name="enp130s0f1np1v0", mtu=65535, up=False)
+    return replace(function, driver="mlx5_vfio_pci", numa_node=11, iommu_group=12345, link=link)
+
+
+def test_widest_table_fits(tmp_path):
+    (pf,) = scan(tmp_path, Pf("0000:3b:00.0", "ens1f0", num_vfs=64, total_vfs=64)).pfs
+    host = Host(pfs=(replace(widest(pf), vfs=tuple(widest(vf) for vf in pf.vfs)),),
+                unreadable=("cannot read VF 7 of PF 0000:5e:00.0: /sys/bus/pci/devices/0000:5e:02.1/vendor: EIO",))
+    pools = [Pool(resource=f"intel.com/{'a' * 40}", selectors=(Selector(pf=("none",), place="pools.yaml:14:9"),))]
+    for table in (format_host(host), format_assignment(host, assign(host, pools))):
+        assert max(map(len, table.splitlines())) <= WIDTH
+        assert all(vf.address in table for vf in host.vfs)
+
+
+def test_assignment_table(tmp_path):
+    host = some_host(tmp_path)
+    pools = [Pool(resource="a/kernel", selectors=(Selector(pf=("ens*",), vfs=VfIndices.parse("0-2")),)),
+             Pool(resource="a/none", selectors=(Selector(numa_node=(0,)),))]
+    assert format_assignment(host, assign(host, pools)) == """\
+RESOURCE  VFS  HEALTHY
+a/kernel  3    2
+a/none    0    0
+
+PCI ADDRESS   PF      VF  RESOURCE, OR WHY NOT
+0000:3b:02.0  ens1f0  0   a/kernel
+0000:3b:02.1  ens1f0  1   a/kernel (in a pod)
+0000:3b:02.2  ens1f0  2   a/kernel, not healthy: no driver is bound
+0000:3b:02.3  ens1f0  3   no pool selects it; nearest is a/kernel: vfs 0-2 has no 3
+"""
+
+
+def test_documents_hold_everything(tmp_path):
+    host = Host(pfs=some_host(tmp_path).pfs, unreadable=("x",))
+    document = json.loads(json.dumps(host_document(host)))
+    assert document["unreadable"] == ["x"]
+    (pf,) = document["physicalFunctions"]
+    assert (pf["address"], pf["numVfs"], pf["totalVfs"], pf["netdev"]["name"]) == ("0000:3b:00.0", 4, 7, "ens1f0")
+    assert [(vf["index"], vf["driver"], vf["inPod"], vf["netdev"] and vf["netdev"]["name"])
+            for vf in pf["virtualFunctions"]] == [
+        (0, "igbvf", False, "ens1f0v0"), (1, "igbvf", True, None), (2, None, False, None),
+        (3, "vfio-pci", False, None)]
+    pools = [Pool(resource="a/b", selectors=(Selector(vfs=VfIndices.parse("1-2")),))]
+    assert json.loads(json.dumps(assignment_document(host, assign(host, pools)))) == {
+        "resources": {"a/b": [{"address": "0000:3b:02.1", "fault": None},
+                              {"address": "0000:3b:02.2", "fault": "no driver is bound"}]},
+        "leftOut": {"0000:3b:02.0": "no pool selects it; nearest is a/b: vfs 1-2 has no 0",
+                    "0000:3b:02.3": "no pool selects it; nearest is a/b: vfs 1-2 has no 3"},
+        "unreadable": ["x"],
+    }
+
+
+def test_documents_name_every_field_of_the_model(tmp_path):
+    """A field that the model gains is not forgotten here."""
+    (pf,) = json.loads(json.dumps(host_document(some_host(tmp_path))))["physicalFunctions"]
+    known = {"numa_node": "numaNode", "iommu_group": "iommuGroup", "link": "netdev", "num_vfs": "numVfs",
+             "total_vfs": "totalVfs", "vfs": "virtualFunctions"}
+    assert {known.get(name, name) for name in PhysicalFunction.__dataclass_fields__} == set(pf)
+    vf_fields = {known.get(name, name) for name in VirtualFunction.__dataclass_fields__} - {"pf"}
+    assert vf_fields | {"inPod"} == set(pf["virtualFunctions"][0])
+
+
+# ---- warnings about this node -----------------------------------------------------------------------------
+
+
+def entry(num_vfs, place, **keys):
+    return PfEntry(match=PfMatch(**keys), num_vfs=num_vfs, place=place)
+
+
+def test_entries_against_the_host(tmp_path):
+    host = some_host(tmp_path)
+    entries = [entry(8, "p:4:5", name=("ens1f0",)), entry(2, "p:6:5", name=("ens*",)),
+               entry(2, "p:8:5", name=("eth0",)), entry(7, "p:9:5", address=(PciAddress("0000:99:00.0"),))]
+    assert list(warn_of_entries(entries, host)) == [
+        "p:4:5: numVfs is 8, PF 0000:3b:00.0 can have 7 at most",
+        "p:6:5: PF 0000:3b:00.0 belongs to the entry at p:4:5, which comes first",
+        "p:8:5: no PF of this node matches: name eth0 is not ens1f0",
+        "p:9:5: no PF of this node matches: address 0000:99:00.0 is not 0000:3b:00.0",
+    ]
+    assert list(warn_of_entries(entries[:1], Host())) == ["p:4:5: no PF of this node matches: it has none"]
+    assert list(warn_of_entries([entry(7, "", name=("*",))], host)) == []
+
+
+def test_pools_against_the_host(tmp_path):
+    host = some_host(tmp_path)
+    pools = [Pool(resource="a/all", selectors=(Selector(pf=("ens1f0",)),), place="p:4:5"),
+             Pool(resource="a/late", selectors=(Selector(vfs=VfIndices.parse("0")),), place="p:6:5"),
+             Pool(resource="a/none", selectors=(Selector(pf=("eth0",), vfs=VfIndices.parse("3")),), place="p:8:5")]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p:6:5: a/late gets no VF: all that it selects belong to a/all, which comes first",
+        "p:8:5: a/none gets no VF: pf eth0 is not ens1f0",
+    ]
+    assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [
+        "p:4:5: a/all gets no VF: this node has none"]
