@@ -1,0 +1,139 @@
+"""Carry a plan out on the host: make VFs, bind drivers. Each PF apart; a failing one stops no other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from errno import EBUSY
+
+from sriov.errors import HostError, Refused, SriovError
+from sriov.model import Host
+from sriov.netlink import Links
+from sriov.pci import PciAddress
+from sriov.plan import BindDriver, CreateVfs, InUse, plan_host
+from sriov.poolfile import PoolFile
+from sriov.pools import Driver
+from sriov.sysfs import Sysfs
+
+log = logging.getLogger(__name__)
+
+
+def scan_host(sysfs: Sysfs) -> Host:
+    """One look at sysfs and one netlink dump."""
+    with Links.open() as links:
+        return sysfs.scan(links.dump())
+
+
+def apply_pool_file(sysfs: Sysfs, pool_file: PoolFile, in_use: InUse,
+                    tended: Container[PciAddress] = ()) -> tuple[str, ...]:
+    """Make the host fit the file. Returns what was refused or failed, a sentence each; () is all done."""
+    plan = plan_host(scan_host(sysfs), pool_file.physical_functions, pool_file.pools, in_use, tended)
+    problems = _each([_creation(sysfs, step) for step in plan.creations])
+    # What VFs there are now decides what to bind.
+    plan = plan_host(scan_host(sysfs), pool_file.physical_functions, pool_file.pools, in_use, tended)
+    by_pf: dict[str, list[BindDriver]] = {}
+    for step in plan.bindings:
+        by_pf.setdefault(step.vf.pf, []).append(step)
+    problems += _each([_bindings(sysfs, steps, in_use) for steps in by_pf.values()])
+    return (*plan.refused, *problems)
+
+
+def _each(jobs: Sequence[Callable[[], list[str]]]) -> list[str]:
+    """A thread for each PF: the kernel takes a lock per PF for this, and seconds."""
+    if not jobs:
+        return []
+    with ThreadPoolExecutor(len(jobs), thread_name_prefix="pf") as pool:
+        return [problem for problems in pool.map(lambda job: job(), jobs) for problem in problems]
+
+
+def _creation(sysfs: Sysfs, step: CreateVfs) -> Callable[[], list[str]]:
+    def job() -> list[str]:
+        try:
+            _create_vfs(sysfs, step)
+        except SriovError as error:
+            return [f"cannot {step.describe()}: {error}"]
+        log.info("done: %s", step.describe())
+        return []
+
+    return job
+
+
+def _create_vfs(sysfs: Sysfs, step: CreateVfs) -> None:
+    pf = step.pf
+    if pf.link is None:
+        raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
+    if not pf.link.up or step.mtu not in (None, pf.link.mtu):
+        # A VF driver asks its PF while it probes; igbvf gets no answer from one that is down.
+        with Links.open() as links:
+            links.change(pf.link.index, f"set {pf.link.name} up", mtu=step.mtu, up=True)
+    probing = sysfs.read_autoprobe(pf.address)
+    sysfs.write_autoprobe(pf.address, False)
+    try:
+        sysfs.write_num_vfs(pf.address, step.count)
+    finally:
+        sysfs.write_autoprobe(pf.address, probing)
+    made = sysfs.read_num_vfs(pf.address)
+    if made != step.count:
+        raise HostError(f"the driver made {made}")
+
+
+def _bindings(sysfs: Sysfs, steps: Sequence[BindDriver], in_use: InUse) -> Callable[[], list[str]]:
+    def job() -> list[str]:
+        problems = []
+        for step in steps:
+            try:
+                if in_use(step.vf):      # since the plan was made: the binds before this one took their time
+                    raise Refused("it is in use")
+                _bind(sysfs, step)
+            except SriovError as error:
+                problems.append(f"cannot {step.describe()}: {error}")
+            else:
+                log.info("done: %s", step.describe())
+        return problems
+
+    return job
+
+
+def _bind(sysfs: Sysfs, step: BindDriver) -> None:
+    vf = step.vf
+    kernel = step.driver == Driver.KERNEL
+    if vf.userspace and vf.iommu_group is not None:
+        _check_group_free(vf.iommu_group)
+    if not kernel and not sysfs.driver_exists(step.driver):
+        _load_module(step.driver)
+    sysfs.set_driver_override(vf.address, None if kernel else step.driver)
+    sysfs.unbind(vf.address)
+    sysfs.probe(vf.address)
+    bound = sysfs.read_driver(vf.address)
+    if bound is None and not kernel and vf.iommu_group is None:
+        raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
+                        hint="enable the IOMMU in firmware and on the kernel's command line")
+    if bound is None or (not kernel and bound != step.driver):
+        raise HostError(f"the kernel bound {bound or 'nothing'}")
+
+
+def _check_group_free(group: int) -> None:
+    """Raise Refused where a process has the vfio group open: unbinding would block until it closes it."""
+    try:
+        # The kernel lets only one open a group (drivers/vfio/group.c).
+        os.close(os.open(f"/dev/vfio/{group}", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno == EBUSY:
+            raise Refused(f"a process has /dev/vfio/{group} open") from None
+        raise HostError(f"cannot tell whether /dev/vfio/{group} is in use", errno=error.errno or 0) from error
+
+
+def _load_module(name: str) -> None:
+    """Once for a driver, at the first VF that wants it."""
+    try:
+        done = subprocess.run(["modprobe", name], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"driver {name} is not loaded and modprobe failed: {error}") from None
+    if done.returncode != 0:
+        raise HostError(f"driver {name} is not loaded and modprobe failed: {done.stderr.strip()}",
+                        hint=f"load the module {name} on the host")
