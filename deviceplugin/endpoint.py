@@ -1,0 +1,89 @@
+"""The unix socket that one resource is served on."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from deviceplugin.kubeletdir import Identity, identify
+from sriov.errors import HostError, Refused
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    path: Path
+    identity: Identity
+
+    def present(self) -> bool:
+        """False: it was deleted, or somebody put another socket in its place."""
+        return identify(self.path) == self.identity
+
+
+def check_unserved(path: Path) -> None:
+    """Raise Refused if a live process listens on `path`; remove the socket that a dead one left.
+
+    The kubelet keeps one client per resource: of two plugins that overlap, it drops the newer one as soon
+    as the older one goes.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            owner = "another process, too busy to answer,"      # its backlog is full
+        except OSError as error:
+            reason = error.strerror or str(error)               # a path above 107 bytes has no errno
+            raise HostError(f"cannot connect to {path}: {reason}", errno=error.errno or 0) from error
+        else:
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid, _, _ = struct.unpack("3i", credentials)
+            owner = f"process {pid}" if pid else "a process of another container"
+    raise Refused(
+        f"cannot serve {path}: {owner} serves it",
+        hint="stop the other device plugin for this resource, or rename the resource",
+    )
+
+
+@asynccontextmanager
+async def serving(server: grpc.aio.Server, path: Path) -> AsyncIterator[Endpoint]:
+    """Run `server` on `path` and take the socket away at the end, if it is still ours.
+
+    Raises HostError if the socket cannot be made. It is bound under a hidden name, which the kubelet's
+    watcher skips, and renamed when it answers. gRPC unlinks the name that it bound when it stops: with the
+    final name that could be the socket of whoever came after us.
+    """
+    hidden = path.with_name(f".{path.name}.{next(_serial)}")
+    if not path.parent.is_dir():
+        raise HostError(f"cannot serve {path}: its folder does not exist", hint="is the kubelet running?")
+    try:
+        server.add_insecure_port(f"unix:{hidden}")
+    except RuntimeError as error:
+        raise HostError(f"cannot serve {path}: {error}") from error
+    await server.start()
+    try:
+        identity = identify(hidden)
+        if identity is None:
+            raise HostError(f"cannot serve {path}: somebody deleted the socket")
+        hidden.rename(path)
+        endpoint = Endpoint(path=path, identity=identity)
+        try:
+            yield endpoint
+        finally:
+            if endpoint.present():
+                path.unlink(missing_ok=True)
+    finally:
+        await server.stop(None)

@@ -1,0 +1,149 @@
+"""What is advertised to the kubelet: numbered, immutable snapshots with one owner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from sriov.errors import SriovError
+from sriov.pci import PciAddress
+from sriov.pools import Assignment, Member
+
+log = logging.getLogger(__name__)
+
+POLL = 5.0         # seconds; the backstop for a trigger that never came
+LONGEST_REST = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The members of every resource, by full resource name, sorted by address. Version 0: not yet known."""
+
+    version: int
+    members: Mapping[str, tuple[Member, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def get_members(self, resource: str) -> tuple[Member, ...]:
+        return self.members.get(resource, ())
+
+
+class Inventory:
+    """Owns the current Snapshot. Every stream remembers the version it sent and waits for a newer one.
+
+    All methods belong to the event loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot(version=0)
+        self._published = asyncio.Event()
+        self._wanted = asyncio.Event()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def publish(self, assignment: Assignment) -> Snapshot:
+        """Make what `assignment` says the current snapshot; the same content keeps its version."""
+        members = plan_members(self._snapshot.members, assignment)
+        if self._snapshot.version and members == self._snapshot.members:
+            return self._snapshot
+        log_changes(self._snapshot.members, members)
+        version = self._snapshot.version + 1
+        self._snapshot = Snapshot(version=version, members=MappingProxyType(members))
+        self._published.set()
+        self._published = asyncio.Event()
+        return self._snapshot
+
+    async def wait_newer(self, version: int) -> Snapshot:
+        """The current snapshot as soon as its version is above `version`; versions in between are skipped."""
+        while self._snapshot.version <= version:
+            await self._published.wait()
+        return self._snapshot
+
+    def rescan(self) -> None:
+        """Ask `run` for a scan: now, or right after the one that is under way."""
+        self._wanted.set()
+
+    async def run(self, scan: Callable[[], Assignment], *, poll: float = POLL) -> None:
+        """Scan and publish for ever: at once, on every `rescan`, and each `poll` seconds.
+
+        `scan` blocks and runs in a thread of its own, never twice at a time. If it raises SriovError or
+        OSError, the last snapshot stays and the next turn tries again; anything else is a bug and ends this.
+        """
+        loop = asyncio.get_running_loop()
+        failure: str | None = None
+        # Not the loop's own executor: sysfs writes that take seconds may hold all of its threads.
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scan")
+        try:
+            while True:
+                self._wanted.clear()
+                started = loop.time()
+                try:
+                    assignment = await loop.run_in_executor(executor, scan)
+                except (SriovError, OSError) as error:
+                    if str(error) != failure:
+                        failure = str(error)
+                        log.error("cannot scan the host, the last view of it stays: %s", failure)
+                else:
+                    if failure is not None:
+                        log.info("the host can be scanned again")
+                    failure = None
+                    self.publish(assignment)
+                # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
+                await asyncio.sleep(min(loop.time() - started, LONGEST_REST))
+                try:
+                    async with asyncio.timeout(poll):
+                        await self._wanted.wait()
+                except TimeoutError:
+                    log.debug("no trigger for %s s, scanning all the same", poll)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def plan_members(
+    before: Mapping[str, tuple[Member, ...]], assignment: Assignment
+) -> dict[str, tuple[Member, ...]]:
+    """What to advertise: the assignment, and whatever was advertised before and is not in it, as faulty.
+
+    The kubelet drops a device that is not listed without a word to the pod that holds it; one that is listed
+    as unhealthy shows in the pod's status. So a VF leaves the list only with the agent.
+    """
+    members = {}
+    for resource in {**before, **assignment.members}:
+        now = assignment.members.get(resource, ())
+        present = {member.vf.address for member in now}
+        missing = [
+            replace(member, fault=explain_absence(member.vf.address, assignment))
+            for member in before.get(resource, ())
+            if member.vf.address not in present
+        ]
+        members[resource] = tuple(sorted([*now, *missing], key=lambda member: member.vf.address.order))
+    return members
+
+
+def explain_absence(address: PciAddress, assignment: Assignment) -> str:
+    for resource, members in assignment.members.items():
+        if any(member.vf.address == address for member in members):
+            return f"now belongs to {resource}"
+    return assignment.left_out.get(address, "is not on the host any more")
+
+
+def log_changes(before: Mapping[str, tuple[Member, ...]], after: Mapping[str, tuple[Member, ...]]) -> None:
+    for resource, members in after.items():
+        faults = {member.vf.address: member.fault for member in before.get(resource, ())}
+        for member in members:
+            address = member.vf.address
+            if member.fault is not None and faults.get(address) != member.fault:
+                log.warning("%s: VF %s is unhealthy: %s", resource, address, member.fault)
+            elif member.fault is None and faults.get(address) is not None:
+                log.info("%s: VF %s is healthy again", resource, address)
+        counts = count_healthy(members), len(members)
+        if resource not in before or counts != (count_healthy(before[resource]), len(before[resource])):
+            log.info("%s: %d of %d VFs are healthy", resource, *counts)
+
+
+def count_healthy(members: tuple[Member, ...]) -> int:
+    return sum(member.fault is None for member in members)

@@ -1,0 +1,187 @@
+"""Serves every resource to the kubelet and keeps it registered, whatever happens to sockets and kubelet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deviceplugin import deviceinfo
+from deviceplugin.endpoint import Endpoint, check_unserved, serving
+from deviceplugin.inventory import Inventory
+from deviceplugin.kubeletdir import KubeletDirectory, Way, watch
+from deviceplugin.plugin import make_server
+from deviceplugin.registration import Registrar, backoff
+from deviceplugin.session import Session
+from sriov.errors import HostError, Refused, SriovError
+from sriov.pools import Pool
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    kubelet: KubeletDirectory = field(default_factory=KubeletDirectory)
+    device_info: Path = deviceinfo.DIRECTORY
+    stream_grace: float = 1.0         # seconds that the kubelet has to open a new stream after it closed one
+    poll: float = 5.0                 # seconds; the backstop for inotify
+
+
+async def serve(config: ServiceConfig, pools: Sequence[Pool], inventory: Inventory) -> None:
+    """Serve each pool's resource until cancelled; then the sockets are gone.
+
+    Failures of registration are logged, once per change, and tried again: this never gives up.
+    """
+    resources = [Resource(config, pool, inventory) for pool in pools]
+
+    def wake_all() -> None:
+        for resource in resources:
+            resource.wake.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch(config.kubelet, wake_all), name="watch the kubelet's directory")
+        for pool, resource in zip(pools, resources, strict=True):
+            tasks.create_task(resource.run(), name=f"serve {pool.resource}")
+
+
+class Resource:
+    """One resource: one server on one socket at a time, made anew when the kubelet needs it to be.
+
+    `wake` is a hint from inotify and the servicers; what happened is read from the file system and from
+    the session, so that lost and spurious hints do no harm.
+    """
+
+    def __init__(self, config: ServiceConfig, pool: Pool, inventory: Inventory) -> None:
+        self.wake = asyncio.Event()
+        self._config = config
+        self._pool = pool
+        self._inventory = inventory
+        self._reported: str | None = None
+        self._delays = backoff(0.5, 30)
+        self._graces = backoff(config.stream_grace, 60)
+        self._grace = next(self._graces)
+
+    async def run(self) -> None:
+        while True:
+            self.wake.clear()
+            try:
+                await self._serve()
+            except OSError as error:      # a kubelet that starts wipes its folder under our feet
+                self._report(HostError(f"cannot serve {self._pool.resource}: {error}"))
+                await self._wait(next(self._delays))
+            except SriovError as error:
+                self._report(error)
+                await self._wait(next(self._delays))
+
+    async def _serve(self) -> None:
+        """Serve one incarnation of the socket, until it has to be made anew; raise if it cannot be served."""
+        kubelet, resource = self._config.kubelet, self._pool.resource
+        for way in Way:
+            check_unserved(kubelet.socket(way, resource))
+        way = kubelet.way()
+        session = Session(self.wake.set)
+        server = make_server(self._pool, self._inventory, self._config.device_info, session)
+        async with serving(server, kubelet.socket(way, resource)) as endpoint:
+            log.info("%s: serving on %s", resource, endpoint.path)
+            match way:
+                case Way.WATCHER:
+                    await self._keep_watched(endpoint, session)
+                case Way.CALL:
+                    await self._keep_called(endpoint, session)
+
+    async def _keep_watched(self, endpoint: Endpoint, session: Session) -> None:
+        """Until the socket is gone, or the kubelet refused it or let go of it: it dials each socket once."""
+        while endpoint.present():
+            self.wake.clear()
+            left = self._grace_left(session)
+            if session.refusal is not None:
+                self._report(Refused(f"the kubelet refuses {self._pool.resource}: {session.refusal}"))
+                # It tries again by itself if the name was wrong, but not if connecting failed. No shortcut
+                # by `wake`: making a socket wakes us.
+                await asyncio.sleep(next(self._delays))
+                if session.refusal is not None:
+                    return
+            elif session.registered:
+                self._registered()
+            if left == 0.0:
+                log.warning("%s: the kubelet has no stream open, making the socket anew", self._pool.resource)
+                self._renew_grace(session)
+                return
+            await self._wait(left)
+        log.warning("%s: %s was deleted, making it anew", self._pool.resource, endpoint.path)
+
+    async def _keep_called(self, endpoint: Endpoint, session: Session) -> None:
+        """Until the socket is gone (a kubelet removes them all when it starts) or the way has changed."""
+        kubelet = self._config.kubelet
+        registrar = Registrar(kubelet.kubelet_socket, endpoint, self._pool.resource, session)
+        while endpoint.present():
+            self.wake.clear()
+            left = self._grace_left(session)
+            if left == 0.0:
+                log.warning("%s: the kubelet has no stream open, registering again", self._pool.resource)
+                self._renew_grace(session)
+                registrar.forget()
+            due = registrar.wait_seconds(self._config.stream_grace)
+            if due == 0.0:
+                if kubelet.way() is not Way.CALL:
+                    return
+                await self._attempt(registrar, endpoint)
+                continue
+            await self._wait(min((seconds for seconds in (left, due) if seconds is not None), default=None))
+        log.warning("%s: %s was deleted, making it anew", self._pool.resource, endpoint.path)
+
+    async def _attempt(self, registrar: Registrar, endpoint: Endpoint) -> None:
+        """Register, or give up as soon as the socket is gone: the kubelet dials a missing one for 10 s."""
+        attempt = asyncio.create_task(registrar.attempt(), name=f"register {self._pool.resource}")
+        attempt.add_done_callback(lambda _: self.wake.set())
+        try:
+            while not attempt.done() and endpoint.present():
+                self.wake.clear()
+                await self._wait(None)
+        finally:
+            attempt.cancel()
+            await asyncio.wait([attempt])
+        try:
+            attempt.result()
+        except asyncio.CancelledError:
+            return                    # by us: nothing else cancels it
+        except HostError as error:
+            self._report(error)
+        else:
+            self._registered()
+
+    def _grace_left(self, session: Session) -> float | None:
+        """Seconds that the kubelet still has to open a stream; None: it owes us none."""
+        if session.owed is None:
+            return None
+        return max(0.0, session.owed + self._grace - time.monotonic())
+
+    def _renew_grace(self, session: Session) -> None:
+        """Twice as long after each time that the kubelet registered us but never opened a stream."""
+        if session.watched:
+            self._graces = backoff(self._config.stream_grace, 60)
+        self._grace = next(self._graces)
+        session.watched, session.owed = False, None
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until woken, at most `seconds` and at most until the next poll."""
+        limit = self._config.poll if seconds is None else min(seconds, self._config.poll)
+        try:
+            async with asyncio.timeout(limit):
+                await self.wake.wait()
+        except TimeoutError:
+            return
+
+    def _registered(self) -> None:
+        if self._reported != "":
+            log.info("%s: registered with the kubelet", self._pool.resource)
+        self._reported = ""
+        self._delays = backoff(0.5, 30)
+
+    def _report(self, error: SriovError) -> None:
+        if str(error) != self._reported:
+            self._reported = str(error)
+            log.error("%s: %s; trying again", self._pool.resource, error)
