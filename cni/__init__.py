@@ -1,6 +1,6 @@
 """Moves the VF that the kubelet allocated into a pod's network namespace, and brings it home again.
 
 Depends on sriov. One handler, two transports: the agent's unix socket (cni/shim is the executable that
-the runtime calls) and `python -m cni`. Pure: protocol, netconf, steps. Every change to a VF is written
+the runtime calls) and `python -m cni`. Pure: protocol, netconf, record, steps. Every change to a VF is written
 down on disk before it is made, and only the owner's DEL undoes it.
 """

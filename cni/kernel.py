@@ -1,0 +1,138 @@
+"""The node's kernel as attach and home need it: adapters, the queue for changes, and where a VF is."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from cni.steps import MacOrder, mac_order
+from sriov.errors import HostError
+from sriov.model import Link, VfSettings
+from sriov.netlink import Links
+from sriov.pci import MacAddress, PciAddress
+from sriov.sysfs import Sysfs
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The routing-netlink lock is one for the whole host. Measured with 14 ADD and DEL at once: more than one
+# writer gains nothing, and 14 are slower than one after another.
+QUEUE_WIDTH = 1
+
+
+class ChangeQueue:
+    """Routing-netlink changes of this process, first come first served."""
+
+    def __init__(self, width: int = QUEUE_WIDTH) -> None:
+        self._pool = ThreadPoolExecutor(width, thread_name_prefix="rtnl")
+
+    def run(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._pool.submit(change, *args, **kwargs).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vf:
+    """Where a VF stands: its PF's netdev, its index there, how its PF's driver wants MACs set."""
+
+    address: PciAddress
+    index: int
+    pf: PciAddress
+    pf_name: str
+    pf_index: int              # ifindex of the PF's netdev
+    order: MacOrder
+
+    def __str__(self) -> str:
+        return f"VF {self.address} ({self.pf_name} vf {self.index})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Adapters of one node. `netns_fd` is the host's network namespace.
+
+    `settle(ifindex)` returns once udev is done with a netdev, true if that took waiting; `trace` hears of
+    each step of a change.
+    """
+
+    sysfs: Sysfs
+    changes: ChangeQueue
+    netns_fd: int
+    boot_id: str
+    settle: Callable[[int], bool]
+    trace: Callable[[str], None]
+
+    def locate(self, address: PciAddress) -> Vf:
+        """Raise Gone where there is no such VF, InputError where the address is not a VF's, HostError."""
+        pf, index = self.sysfs.locate_vf(address)
+        netdev = self.sysfs.find_netdev(pf)
+        if netdev is None:
+            raise HostError(f"VF {address}: its PF {pf} has no netdev on the host",
+                            hint="bind the PF to its kernel driver")
+        return Vf(address=address, index=index, pf=pf, pf_name=netdev[0], pf_index=netdev[1],
+                  order=mac_order(self.sysfs.read_driver(pf)))
+
+    def find_link(self, host: Links, address: PciAddress) -> Link | None:
+        """The device's netdev on the host, under whatever name."""
+        netdev = self.sysfs.find_netdev(address)
+        return None if netdev is None else host.find(netdev[1])
+
+    def settings(self, host: Links, vf: Vf) -> VfSettings:
+        """What the PF enforces on the VF now."""
+        found = host.vf_settings(vf.pf_index).get(vf.index)
+        if found is None:
+            raise HostError(f"{vf}: the PF's driver does not report its VFs")
+        return found
+
+    def set_mac(self, links: Links, vf: Vf, index: int, mac: MacAddress) -> None:
+        """Set the MAC of netdev `index` and its link up: the kernel tells the driver of a MAC that the netdev
+        already has only then.
+        """
+        what = f"set MAC {mac} on the netdev of {vf}"
+        try:
+            self.changes.run(links.change, index, what, mac=mac, up=True)
+        except HostError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            # igb forgets its VFs when it is reset, and refuses their messages until each has been up once.
+            self.changes.run(links.change, index, what, up=True)
+            self.changes.run(links.change, index, what, mac=mac)
+
+    def set_vf(self, host: Links, vf: Vf, changes: VfSettings) -> None:
+        shown = ", ".join(f"{name} {value}" for name, value in _given(changes))
+        try:
+            self.changes.run(host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
+        except HostError as error:
+            pf = host.find(vf.pf_index)
+            if changes.max_tx_rate and pf is not None and not pf.carrier:
+                error.hint = f"a rate limit needs the link of {vf.pf_name} up"
+            raise
+
+
+def _given(changes: VfSettings) -> list[tuple[str, object]]:
+    values = [(name, getattr(changes, name)) for name in VfSettings.__slots__]
+    return [(name, int(value) if isinstance(value, bool) else value) for name, value in values
+            if value is not None]
+
+
+@contextmanager
+def open_kernel(settle: Callable[[int], bool], trace: Callable[[str], None] = log.debug) -> Iterator[Kernel]:
+    """The kernel of this machine; the calling thread must be in the host's network namespace."""
+    changes = ChangeQueue()
+    netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    try:
+        yield Kernel(sysfs=Sysfs(), changes=changes, netns_fd=netns_fd, boot_id=boot_id, settle=settle,
+                     trace=trace)
+    finally:
+        changes.close()
+        os.close(netns_fd)

@@ -1,0 +1,94 @@
+"""Network namespaces: verify a descriptor, open sockets inside, tell whether one still lives."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from sriov.errors import Gone, HostError
+from sriov.netlink import Links
+
+_CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703            # linux/nsfs.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def setns(fd: int) -> None:
+    """Move the calling thread into the network namespace `fd` (os.setns came with Python 3.12)."""
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        raise HostError("cannot enter the network namespace", errno=ctypes.get_errno())
+
+
+def is_netns(fd: int) -> bool:
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == _CLONE_NEWNET
+    except OSError:
+        return False
+
+
+@contextmanager
+def open_netns(path: str) -> Iterator[int]:
+    """A descriptor of the namespace at `path`; Gone where there is none (any more).
+
+    A path outlives its namespace as an ordinary file: after `umount` and before `unlink`, or after a crash.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        text = f"network namespace {path}: {os.strerror(error.errno or 0)}"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):
+            raise Gone(text) from None
+        # Out of descriptors, say: a pod that could not be looked at is not a dead pod.
+        raise HostError(text, errno=error.errno or 0) from None
+    try:
+        if not is_netns(fd):
+            raise Gone(f"network namespace {path}: the path is not a network namespace")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def links_in(fd: int) -> Iterator[Links]:
+    """The links of network namespace `fd`, for as long as the context lasts.
+
+    A socket belongs to the namespace that its thread was in when it was made. That thread is made for this
+    and ends with it: one that called setns must never run anything else.
+    """
+    made: list[socket.socket | BaseException] = []
+
+    def enter() -> None:
+        try:
+            setns(fd)
+            made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+        except BaseException as error:  # handed to the caller's thread, whatever it is
+            made.append(error)
+
+    thread = threading.Thread(target=enter, name="netns")
+    thread.start()
+    thread.join()
+    outcome = made[0]
+    if isinstance(outcome, BaseException):
+        _raise(outcome)
+    with Links(outcome) as links:
+        yield links
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def netns_cookie(path: str) -> int | None:
+    """The cookie of the namespace at `path`; None where there is none."""
+    try:
+        with open_netns(path) as fd, links_in(fd) as links:
+            return links.cookie
+    except Gone:
+        return None

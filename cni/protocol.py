@@ -1,0 +1,333 @@
+"""The CNI protocol as values: request, result, error, and what differs between spec versions.
+
+Source: CNI specification 1.1.0 and its predecessors; error order and version rules as the Go `skel` and
+`types` packages have them, since runtimes are built on those.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import Any
+
+from sriov.errors import Gone, HostError, InputError, Refused, SriovError
+from sriov.pci import MacAddress, PciAddress
+
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+_IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no interfaces
+_VERSIONED_IPS = ("0.3.0", "0.3.1", "0.4.0")       # ips[].version; interfaces without mtu and pciID
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_IFNAME = re.compile(r"(?!\.{1,2}\Z)[^/:\s\0\ud800-\udfff]+")
+_IFNAME_BYTES = 15         # IFNAMSIZ of linux/if.h, without the zero
+_SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fit through the agent's socket
+
+
+class Command(StrEnum):
+    ADD = "ADD"
+    DEL = "DEL"
+    VERSION = "VERSION"
+
+
+_REQUIRED = {
+    Command.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Command.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
+    Command.VERSION: (),
+}
+
+
+class Code(IntEnum):
+    """0-99 belong to the specification; 100 and above are ours."""
+
+    INCOMPATIBLE_VERSION = 1
+    INVALID_ENVIRONMENT = 4
+    DECODING_FAILURE = 6
+    INVALID_CONFIG = 7
+    TRY_AGAIN_LATER = 11
+    HOST_REFUSED = 100         # the kernel or the driver said no; msg has its errno
+    REFUSED = 101              # it would take something away from another pod
+    GONE = 102                 # device, link or namespace is not there
+    FAILED = 103
+
+
+class CniError(SriovError):
+    """An error with the code that the runtime will see."""
+
+    def __init__(self, code: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+def error_code(error: SriovError) -> int:
+    """The one place where our errors become CNI codes."""
+    match error:
+        case CniError():
+            return error.code
+        case InputError():
+            return Code.INVALID_CONFIG
+        case Refused():
+            return Code.REFUSED
+        case HostError():
+            return Code.HOST_REFUSED
+        case Gone():
+            return Code.GONE
+        case _:
+            return Code.FAILED
+
+
+def format_error(error: SriovError, version: str) -> dict[str, Any]:
+    """The error object that goes to stdout (libcni reads it there)."""
+    details = "; ".join([*([f"hint: {error.hint}"] if error.hint else []), *getattr(error, "__notes__", ())])
+    return {"cniVersion": version, "code": int(error_code(error)), "msg": _shorten(error.message, _SHOWN_MESSAGE),
+            **({"details": _shorten(details, _SHOWN_MESSAGE)} if details else {})}
+
+
+def show(value: object) -> str:
+    """A JSON value for an error message: of any size and any depth, since people write these."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, str) and len(value) > _SHOWN_VALUE:
+        return f"{value[:_SHOWN_VALUE]!r}..."
+    return _shorten(repr(value), _SHOWN_VALUE + 2)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of the runtime. `config` is the decoded network configuration, `stdin` its bytes as they came."""
+
+    command: Command
+    container_id: str = ""
+    netns: str = ""            # CNI_NETNS as given: a path, or empty on a DEL whose namespace is gone
+    ifname: str = ""
+    args: Mapping[str, str]
+    environment: Mapping[str, str]
+    version: str
+    network: str = ""
+    config: Mapping[str, Any]
+    stdin: bytes
+
+    @property
+    def attachment(self) -> tuple[str, str]:
+        """What names an attachment: container id and interface name."""
+        return self.container_id, self.ifname
+
+
+def parse_request(environment: Mapping[str, str], stdin: bytes) -> Request:
+    """Check in the order environment, JSON, name, version; raise CniError with the specification's code.
+
+    VERSION is how a runtime finds out what we speak: it is answered whatever its own version is, and even
+    without a configuration.
+    """
+    raw = environment.get("CNI_COMMAND", "")
+    if raw not in list(Command):
+        raise CniError(Code.INVALID_ENVIRONMENT,
+                       f"CNI_COMMAND: expected one of {', '.join(Command)}, got {show(raw)}")
+    command = Command(raw)
+    missing = [key for key in _REQUIRED[command] if not environment.get(key)]
+    if missing:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"{command} needs {', '.join(missing)}: not set")
+    if command is Command.VERSION:
+        return Request(command=command, args={}, environment=environment, version=_asked_version(stdin),
+                       config={}, stdin=stdin)
+    config = parse_config(stdin)
+    network = config.get("name", "")
+    _check_names(environment, network)
+    version = config.get("cniVersion")
+    if version is None or version == "":
+        version = "0.1.0"
+    if version not in VERSIONS:
+        raise CniError(Code.INCOMPATIBLE_VERSION, f"cniVersion: {show(version)} is not supported "
+                       f"(supported: {', '.join(VERSIONS)})")
+    return Request(
+        command=command,
+        container_id=environment.get("CNI_CONTAINERID", ""),
+        netns=environment.get("CNI_NETNS", ""),
+        ifname=environment.get("CNI_IFNAME", ""),
+        args=parse_args(environment.get("CNI_ARGS", "")) if command is Command.ADD else {},
+        environment=environment,
+        version=version,
+        network=network,
+        config=config,
+        stdin=stdin,
+    )
+
+
+def parse_config(stdin: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(stdin)
+    except (ValueError, RecursionError) as error:
+        raise CniError(Code.DECODING_FAILURE, f"network configuration: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CniError(Code.DECODING_FAILURE,
+                       f"network configuration: expected a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _asked_version(stdin: bytes) -> str:
+    try:
+        version = parse_config(stdin).get("cniVersion")
+    except CniError:
+        return VERSIONS[-1]
+    return version if isinstance(version, str) and version else VERSIONS[-1]
+
+
+def parse_args(text: str) -> dict[str, str]:
+    """CNI_ARGS: `KEY=VALUE` pairs between semicolons; the last of a repeated key counts."""
+    pairs = [pair.partition("=") for pair in text.split(";") if pair]
+    for key, equals, value in pairs:
+        if not key or not equals or "=" in value:
+            raise CniError(Code.INVALID_ENVIRONMENT, "CNI_ARGS: expected KEY=VALUE pairs between "
+                           f"semicolons, got {show(key + equals + value)}")
+    return {key: value for key, _, value in pairs}
+
+
+def _check_names(environment: Mapping[str, str], network: object) -> None:
+    container_id, ifname = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
+    if _NAME.fullmatch(container_id) is None:
+        raise CniError(Code.INVALID_ENVIRONMENT, "CNI_CONTAINERID: expected letters, digits, dots, "
+                       f"dashes and underscores, got {show(container_id)}")
+    if _IFNAME.fullmatch(ifname) is None or len(ifname.encode()) > _IFNAME_BYTES:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: expected 1 to {_IFNAME_BYTES} bytes of UTF-8 "
+                       f"without slash, colon or white space, got {show(ifname)}")
+    if not isinstance(network, str) or _NAME.fullmatch(network) is None:
+        raise CniError(Code.INVALID_CONFIG, "network configuration: name: expected letters, digits, dots, "
+                       f"dashes and underscores, got {show(network)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    name: str
+    mac: MacAddress | None
+    mtu: int | None
+    sandbox: str
+    pci: PciAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ip:
+    address: IPv4Interface | IPv6Interface
+    gateway: IPv4Address | IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    to: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """What IPAM gave out. `dns` is handed on as it came."""
+
+    ips: tuple[Ip, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: Mapping[str, Any] | None = None
+
+
+def parse_addresses(document: Mapping[str, Any], who: str) -> Addresses:
+    """Read an IPAM plugin's result, in any version's form; `who` names the plugin in errors."""
+    try:
+        if "ip4" in document or "ip6" in document:
+            families = [document[key] for key in ("ip4", "ip6") if document.get(key)]
+            ips = [{"address": family["ip"], "gateway": family.get("gateway")} for family in families]
+            routes = [route for family in families for route in family.get("routes") or ()]
+        else:
+            ips, routes = document.get("ips") or [], document.get("routes") or []
+        dns = document.get("dns") or None
+        if dns is not None and not isinstance(dns, dict):
+            raise TypeError(f"dns: expected an object, got {show(dns)}")
+        return Addresses(ips=tuple(map(_ip, ips)), routes=tuple(map(_route, routes)), dns=dns)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CniError(Code.FAILED, f"IPAM plugin {who}: its result cannot be read: {error!r}") from None
+
+
+def _ip(document: Mapping[str, Any]) -> Ip:
+    address = ip_interface(_prefix(document["address"]))
+    return Ip(address=address, gateway=_gateway(document.get("gateway"), address.version))
+
+
+_ROUTE_EXTRAS = ("table", "priority", "scope", "mtu", "advmss")
+
+
+def _route(document: Mapping[str, Any]) -> Route:
+    extras = [key for key in _ROUTE_EXTRAS if document.get(key)]
+    if extras:
+        raise ValueError(f"routes with {', '.join(extras)} are not supported so far")
+    to = ip_network(_prefix(document["dst"]), strict=False)
+    return Route(to=to, gateway=_gateway(document.get("gw"), to.version))
+
+
+def _prefix(text: object) -> str:
+    """ipaddress takes integers, bare addresses and zones too; a result has none of these."""
+    if not isinstance(text, str) or "/" not in text or "%" in text:
+        raise ValueError(f"expected an address with its prefix length, got {show(text)}")
+    return text
+
+
+def _gateway(text: object, version: int) -> IPv4Address | IPv6Address | None:
+    if text is None or text == "":
+        return None
+    gateway = ip_address(text) if isinstance(text, str) and "%" not in text else None
+    if gateway is None or gateway.version != version:
+        raise ValueError(f"expected a gateway of IPv{version}, got {show(text)}")
+    return gateway
+
+
+def format_result(interface: Interface, addresses: Addresses, version: str) -> dict[str, Any]:
+    """The result document in the request's version."""
+    dns = dict(addresses.dns or {})
+    if version in _IP4_IP6_RESULT:
+        return {"cniVersion": version, **_families(addresses), "dns": dns}
+    shown: dict[str, Any] = {"name": interface.name, "sandbox": interface.sandbox}
+    if interface.mac is not None:
+        shown["mac"] = str(interface.mac)
+    if version not in _VERSIONED_IPS:
+        shown |= {"mtu": interface.mtu} if interface.mtu else {}
+        shown["pciID"] = str(interface.pci)
+    ips = [{**({"version": str(ip.address.version)} if version in _VERSIONED_IPS else {}),
+            "interface": 0, "address": str(ip.address), **_optional("gateway", ip.gateway)}
+           for ip in addresses.ips]
+    document: dict[str, Any] = {"cniVersion": version, "interfaces": [shown], "ips": ips,
+                                "routes": _routes(addresses.routes)}
+    if dns or version in _VERSIONED_IPS:
+        document["dns"] = dns
+    return document
+
+
+def _families(addresses: Addresses) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for number in (4, 6):
+        ip = next((ip for ip in addresses.ips if ip.address.version == number), None)
+        if ip is not None:
+            routes = [route for route in addresses.routes if route.to.version == number]
+            document[f"ip{number}"] = {"ip": str(ip.address), **_optional("gateway", ip.gateway),
+                                       "routes": _routes(routes)}
+    return document
+
+
+def _routes(routes: tuple[Route, ...] | list[Route]) -> list[dict[str, str]]:
+    return [{"dst": str(route.to), **_optional("gw", route.gateway)} for route in routes]
+
+
+def _optional(key: str, value: object) -> dict[str, str]:
+    return {} if value is None else {key: str(value)}

@@ -1,0 +1,107 @@
+"""What is known of a VF that is on its way to a pod, in one, or on its way home, and its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sriov.errors import Refused, SriovError
+from sriov.model import LinkState, VfSettings
+from sriov.pci import MacAddress, PciAddress
+
+_FORMAT = 1
+
+
+class Phase(StrEnum):
+    ATTACHING = "attaching"      # changes may have begun; without an ADD that still runs, undo them
+    ATTACHED = "attached"        # the ADD was answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    container_id: str
+    ifname: str
+    network: str
+    netns: str                   # CNI_NETNS as it was given
+    cookie: int                  # SO_NETNS_COOKIE: the same namespace only together with the boot id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HomeLink:
+    """A VF's netdev as it is at home, before any pod."""
+
+    name: str
+    mac: MacAddress
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """How the VF was before ADD changed anything, and shall be again. `link` is None for a vfio VF."""
+
+    link: HomeLink | None
+    settings: VfSettings
+    admin_mac: bool              # the PF had set the VF's MAC: it has to be set again, not only be equal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    vf: PciAddress
+    pf: PciAddress
+    index: int
+    boot_id: str
+    phase: Phase
+    owner: Owner
+    baseline: Baseline
+    sets_mac: bool               # the attachment sets the VF's MAC through the PF
+    result: Mapping[str, Any] | None = None      # what ADD answered
+
+    @property
+    def attachment(self) -> tuple[str, str]:
+        return self.owner.container_id, self.owner.ifname
+
+    def attached(self, result: Mapping[str, Any]) -> Record:
+        return dataclasses.replace(self, phase=Phase.ATTACHED, result=result)
+
+
+def format_record(record: Record) -> str:
+    return json.dumps({"format": _FORMAT, **_fields(record)}, default=_fields) + "\n"
+
+
+def _fields(value: Record | Owner | Baseline | HomeLink | VfSettings) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def parse_record(text: str) -> Record:
+    """Read what `format_record` wrote; raise SriovError for anything else."""
+    try:
+        document = json.loads(text)
+        if document["format"] != _FORMAT:
+            raise Refused(f"its format is {document['format']!r}, this version knows {_FORMAT}",
+                          hint="it was written by another version of vfpool: use that one")
+        settings = document["baseline"]["settings"]
+        link = document["baseline"]["link"]
+        mac, state = settings["mac"], settings["link_state"]
+        return Record(
+            vf=PciAddress.parse(document["vf"]),
+            pf=PciAddress.parse(document["pf"]),
+            index=int(document["index"]),
+            boot_id=str(document["boot_id"]),
+            phase=Phase(document["phase"]),
+            owner=Owner(**document["owner"]),
+            baseline=Baseline(
+                link=None if link is None else HomeLink(**{**link, "mac": MacAddress.parse(link["mac"])}),
+                settings=VfSettings(**{**settings, "mac": None if mac is None else MacAddress.parse(mac),
+                                       "link_state": None if state is None else LinkState(state)}),
+                admin_mac=bool(document["baseline"]["admin_mac"]),
+            ),
+            sets_mac=bool(document["sets_mac"]),
+            result=document["result"],
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SriovError(f"not a record: {error!r}") from None

@@ -1,0 +1,55 @@
+"""One CNI call from environment and stdin to exit status and stdout document: the same for both transports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cni.attach import BUDGET, Attachments, Call
+from cni.protocol import VERSIONS, Command, format_error, parse_config, parse_request
+from cni.wire import Answer
+from sriov.errors import SriovError
+
+log = logging.getLogger(__name__)
+
+
+def fail(error: SriovError, stdin: bytes) -> Answer:
+    """The error as the runtime reads it: on stdout, in the request's version where that can be read."""
+    return _answer(1, format_error(error, _version(stdin)))
+
+
+def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns_fd: int | None,
+           gone: Callable[[], bool] = lambda: False) -> Answer:
+    """Carry out the call; every failure is an error document, never an exception."""
+    started = time.monotonic()
+    shown = " ".join(env.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    try:
+        request = parse_request(env, stdin)
+        if request.command is Command.VERSION:
+            return _answer(0, {"cniVersion": request.version, "supportedVersions": VERSIONS})
+        call = Call(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
+        result = attachments.handle(call)
+    except SriovError as error:
+        log.warning("%s: failed after %.0f ms: %s", shown, 1000 * (time.monotonic() - started), error)
+        return fail(error, stdin)
+    except Exception as error:      # a bug of ours must reach the runtime as an error document, not as silence
+        log.exception("%s: failed", shown)
+        return fail(SriovError(f"internal error: {error!r}"), stdin)
+    log.info("%s: done in %.0f ms", shown, 1000 * (time.monotonic() - started))
+    return _answer(0, result)
+
+
+def _answer(status: int, document: Mapping[str, Any] | None) -> Answer:
+    return Answer(status=status, document=b"" if document is None else json.dumps(document).encode() + b"\n")
+
+
+def _version(stdin: bytes) -> str:
+    """The version to answer an error in: the request's own where it can be read."""
+    try:
+        version = parse_config(stdin).get("cniVersion") or "0.1.0"
+    except SriovError:
+        return VERSIONS[-1]
+    return version if version in VERSIONS else VERSIONS[-1]

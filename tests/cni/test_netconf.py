@@ -1,0 +1,226 @@
+"""Network configurations: every key, who wins, and every mistake at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni.netconf import NetConf, find_ipam, parse_netconf
+from cni.protocol import CniError
+from sriov.model import LinkState, VfSettings
+from sriov.pci import MacAddress, PciAddress
+from tests.cni.test_protocol import json_values, outcome
+
+VF = "0000:3b:02.1"
+A, B, C = "02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"
+
+
+def config(**keys):
+    return {"cniVersion": "1.0.0", "name": "net", "type": "vfpool", "deviceID": VF, **keys}
+
+
+def parse(args=None, **keys):
+    return parse_netconf(config(**keys), args or {})
+
+
+def problems(args=None, **keys):
+    with pytest.raises(CniError) as caught:
+        parse(args, **keys)
+    assert caught.value.code == 7
+    head, _, rest = caught.value.message.partition(": ")
+    assert head == "network configuration"
+    return rest.split("; ")
+
+
+# ---- what each key means --------------------------------------------------------------------------------
+
+
+def test_all_keys():
+    assert parse(vlan=100, vlanQoS=3, vlanProto="802.1Q", mac=A, mtu=9000, spoofchk="on", trust="off",
+                 link_state="enable", min_tx_rate=10, max_tx_rate=200, ipam={"type": "static"},
+                 logLevel="debug", logFile="/x", capabilities={"mac": True}, dns={}, prevResult={},
+                 runtimeConfig={}, args={}, **{"cni.dev/valid-attachments": []}) == NetConf(
+        network="net", device=PciAddress(VF), mtu=9000, ipam="static",
+        settings=VfSettings(mac=MacAddress(A), vlan=100, vlan_qos=3, spoofchk=True, trust=False,
+                            link_state=LinkState.ENABLE, min_tx_rate=10, max_tx_rate=200))
+
+
+@pytest.mark.parametrize("absent", [None, ""])
+def test_no_keys_leave_everything_as_it_is(absent):
+    texts = dict.fromkeys(("mac", "spoofchk", "trust", "link_state", "vlanProto", "pciBusID"), absent)
+    numbers = dict.fromkeys(("vlan", "vlanQoS", "mtu", "min_tx_rate", "max_tx_rate", "ipam", "runtimeConfig"))
+    bare = NetConf(network="net", device=PciAddress(VF), mtu=None, ipam=None, settings=VfSettings())
+    assert parse(**texts, **numbers) == parse() == bare
+    assert parse(ipam={}) == parse(ipam={"type": absent}) == bare
+
+
+@pytest.mark.parametrize(("key", "setting", "values"), [
+    ("spoofchk", "spoofchk", {"on": True, "off": False}), ("trust", "trust", {"on": True, "off": False}),
+    ("link_state", "link_state",
+     {"auto": LinkState.AUTO, "enable": LinkState.ENABLE, "disable": LinkState.DISABLE})])
+def test_choices(key, setting, values):
+    for text, value in values.items():
+        assert getattr(parse(**{key: text}).settings, setting) is value
+    wrongs: tuple[object, ...] = ("On", "yes", " on", True, 1, 0, False, [], {}, ["on"])
+    for wrong in wrongs:
+        (problem,) = problems(**{key: wrong})
+        assert problem.startswith(f"{key}: expected {' or '.join(map(repr, values))}, got ")
+
+
+@pytest.mark.parametrize(("key", "low", "high"), [
+    ("vlan", 0, 4094), ("mtu", 68, 65535), ("min_tx_rate", 0, 2**32 - 1), ("max_tx_rate", 0, 2**32 - 1),
+    ("vlanQoS", 0, 7)])
+def test_numbers(key, low, high):
+    rest = {"vlan": 5} if key == "vlanQoS" else {}
+    for value in (low, high):
+        parse(**{key: value, **rest})
+    wrongs: tuple[tuple[object, object], ...] = (
+        (low - 1, low - 1), (high + 1, high + 1), (10**4000, "1" + "0" * 101 + "..."), ("5", "'5'"), (5.0, "5.0"),
+        (True, "True"), ([], "a list"), ({}, "an object"), ("", "''"))
+    for wrong, shown in wrongs:
+        assert problems(**{key: wrong, **rest}) == [f"{key}: expected a number from {low} to {high}, got {shown}"]
+
+
+def test_vlan_0_is_untagged_and_not_absent():
+    assert parse(vlan=0).settings.vlan == 0
+    assert parse().settings.vlan is None
+
+
+@pytest.mark.parametrize("text", ["02:00:00:00:00:0A", "02-00-00-00-00-0a", "0200.0000.000a"])
+def test_mac_forms(text):
+    assert parse(mac=text).mac == A
+
+
+@pytest.mark.parametrize("wrong", [
+    "x", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "01:00:5e:00:00:01", 5, 0, False, []])
+def test_mac_that_is_none(wrong):
+    (problem,) = problems(mac=wrong)
+    assert problem.startswith("mac: expected ")
+
+
+# ---- who wins -------------------------------------------------------------------------------------------
+
+
+def test_mac_sources():
+    runtime, args = {"mac": A}, {"MAC": B}
+    assert parse(args, runtimeConfig=runtime, mac=C).mac == A
+    assert parse(args, mac=C).mac == B
+    assert parse(mac=C).mac == C
+    assert parse({"MAC": ""}, runtimeConfig={"mac": ""}, mac=C).mac == C
+
+
+def test_a_bad_mac_is_named_by_its_source_and_not_passed_over():
+    assert problems({"MAC": B}, runtimeConfig={"mac": "x"}) == [
+        "runtimeConfig.mac: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+    assert problems({"MAC": "x"}, mac=C) == [
+        "CNI_ARGS MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+
+
+def test_other_args_are_for_others():
+    assert parse({"IgnoreUnknown": "true", "K8S_POD_NAME": "p", "IP": "10.0.0.1"}) == parse()
+
+
+SOURCES = ("runtimeConfig", "deviceID", "pciBusID")
+
+
+def named(**by):
+    """The device, named in one or more ways."""
+    runtime = {"runtimeConfig": {"deviceID": by["runtimeConfig"]}} if "runtimeConfig" in by else {}
+    return {"deviceID": by.get("deviceID"), "pciBusID": by.get("pciBusID"), **runtime}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("text", [VF, "0000:3B:02.1", "3b:02.1"])
+def test_the_device_by_any_name(source, text):
+    assert parse(**named(**{source: text})).device == VF
+    assert parse(**named(**dict.fromkeys(SOURCES, VF))).device == VF
+
+
+def test_names_that_disagree():
+    assert problems(**named(deviceID=VF, pciBusID="0000:3b:02.2")) == [
+        f"deviceID: the VF is named in several ways that disagree: deviceID {VF}, pciBusID 0000:3b:02.2"]
+
+
+@pytest.mark.parametrize("absent", [None, ""])
+def test_no_device(absent):
+    assert problems(**named(deviceID=absent)) == [
+        "deviceID: no VF is named (Multus sets it from the NAD's annotation k8s.v1.cni.cncf.io/resourceName)"]
+
+
+@pytest.mark.parametrize("wrong", ["x", "../../x", 5, 0, False, [], {}])
+def test_devices_that_are_none(wrong):
+    (problem,) = problems(deviceID=wrong)
+    assert problem.startswith("deviceID: expected ")
+
+
+# ---- combinations, other keys -----------------------------------------------------------------------------
+
+
+def test_combinations():
+    assert problems(vlanQoS=3) == ["vlanQoS: needs vlan, which is not set"]
+    assert problems(vlan=0, vlanQoS=3) == ["vlanQoS: expected 0 for vlan 0 (untagged), got 3"]
+    assert problems(min_tx_rate=200, max_tx_rate=100) == [
+        "min_tx_rate: expected at most max_tx_rate (100), got 200"]
+    assert parse(vlan=0, vlanQoS=0, min_tx_rate=100, max_tx_rate=0).settings.max_tx_rate == 0    # 0: unlimited
+    assert problems(vlan=5, vlanProto="802.1ad") == ["vlanProto: only '802.1q' is supported so far, got '802.1ad'"]
+    assert problems(vlan=5, vlanProto=0) == ["vlanProto: only '802.1q' is supported so far, got 0"]
+
+
+@pytest.mark.parametrize(("wrong", "problem"), [
+    ({"type": "a/b"}, "ipam.type: expected the name of an IPAM plugin, got 'a/b'"),
+    ({"type": 5}, "ipam.type: expected text, got 5"), ({"type": 0}, "ipam.type: expected text, got 0"),
+    ("static", "ipam: expected an object, got 'static'"), ([], "ipam: expected an object, got a list"),
+    (0, "ipam: expected an object, got 0")])
+def test_ipam(wrong, problem):
+    assert problems(ipam=wrong) == [problem]
+    assert find_ipam(config(ipam=wrong)) is None    # an ADD never got as far, so a DEL has nothing to give back
+
+
+def test_ipam_of_a_del():
+    assert find_ipam(config(ipam={"type": "static", "addresses": []})) == "static"
+    assert find_ipam({}) is None
+
+
+def test_unknown_keys_of_our_own_nads_are_problems_and_of_others_warnings():
+    assert problems(vlna=3, foo=1) == ["vlna: unknown key, did you mean vlan?", "foo: unknown key"]
+    assert parse(type="sriov", vlna=3).warnings == ("vlna: unknown key, did you mean vlan?",)
+    assert parse(type="sriov").warnings == ()
+
+
+def test_every_problem_at_once():
+    assert problems(vlan=5000, trust="yes", mac="x", deviceID="y", mtu=0, ipam=3, runtimeConfig=4, vlna=1) == [
+        "runtimeConfig: expected an object, got 4",
+        "deviceID: expected a PCI address like 0000:3b:02.1, got 'y'",
+        "mac: expected a MAC address like 02:00:00:00:00:01, got 'x'",
+        "vlan: expected a number from 0 to 4094, got 5000",
+        "trust: expected 'on' or 'off', got 'yes'",
+        "ipam: expected an object, got 3",
+        "mtu: expected a number from 68 to 65535, got 0",
+        "vlna: unknown key, did you mean vlan?"]
+
+
+KEYS = ("cniVersion", "name", "type", "ipam", "runtimeConfig", "deviceID", "pciBusID", "vlan", "vlanQoS",
+        "vlanProto", "mac", "mtu", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate")
+likely = st.sampled_from([VF, A, "on", "auto", "vfpool", "802.1q", 0, 5, 100, {"mac": A}, {"type": "static"}])
+
+
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(), likely | json_values),
+       st.dictionaries(st.just("MAC"), st.text() | st.just(B)))
+def test_any_object_is_a_netconf_or_an_error(document, args):
+    ipam = find_ipam(document)
+    result = outcome(parse_netconf, document, args)
+    if isinstance(result, NetConf):
+        assert PciAddress.parse(result.device) == result.device
+        assert result.ipam == ipam
+    else:
+        assert result.code == 7
+        assert result.message.removeprefix("network configuration: ")
+
+
+@pytest.mark.parametrize("key", ["vlan", "trust", "mac", "ipam", "vlanProto", "deviceID", "runtimeConfig"])
+def test_values_of_any_depth_and_length(key):
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for wrong in (deep, "x" * 1_000_000):
+        (problem,) = problems(**{key: wrong})
+        assert problem.startswith(f"{key}: ")

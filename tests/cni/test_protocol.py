@@ -1,0 +1,377 @@
+"""CNI requests, results and errors: golden documents of every version, and no input that is not answered."""
+
+import json
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni.protocol import (
+    VERSIONS,
+    Addresses,
+    CniError,
+    Code,
+    Command,
+    Interface,
+    Ip,
+    Request,
+    Route,
+    error_code,
+    format_error,
+    format_result,
+    parse_addresses,
+    parse_args,
+    parse_request,
+)
+from sriov.errors import Gone, HostError, InputError, Refused, SriovError
+from sriov.pci import MacAddress, PciAddress
+
+ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "net1"}
+CONFIG = {"cniVersion": "1.0.0", "name": "net", "type": "vfpool"}
+SUPPORTED = "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
+
+
+def request(config=None, **env):
+    """The request of an ADD with these variables; None takes one away."""
+    environment = {key: value for key, value in {**ENV, **env}.items() if value is not None}
+    return parse_request(environment, json.dumps(CONFIG if config is None else config).encode())
+
+
+def refusal(call, *args, **kwargs):
+    with pytest.raises(CniError) as caught:
+        call(*args, **kwargs)
+    return int(caught.value.code), caught.value.message
+
+
+# ---- requests -------------------------------------------------------------------------------------------
+
+
+def test_request():
+    stdin = b' {"cniVersion": "0.4.0", "name": "net.1", "type": "vfpool", "vlan": 3} '
+    env = {**ENV, "CNI_ARGS": "IgnoreUnknown=true;MAC=a;MAC=b", "CNI_PATH": "/opt/cni/bin"}
+    assert parse_request(env, stdin) == Request(
+        command=Command.ADD, container_id="c1", netns="/run/netns/c1", ifname="net1",
+        args={"IgnoreUnknown": "true", "MAC": "b"}, environment=env, version="0.4.0", network="net.1",
+        config={"cniVersion": "0.4.0", "name": "net.1", "type": "vfpool", "vlan": 3}, stdin=stdin)
+
+
+def test_del_needs_no_netns_and_reads_no_args():
+    made = request(CNI_COMMAND="DEL", CNI_NETNS=None, CNI_ARGS="broken")
+    assert (made.command, made.netns, made.args, made.attachment) == (Command.DEL, "", {}, ("c1", "net1"))
+
+
+@pytest.mark.parametrize("value", [None, "", "add", "CHECK", "ADD "])
+def test_command(value):
+    assert refusal(request, CNI_COMMAND=value) == (
+        4, f"CNI_COMMAND: expected one of ADD, DEL, VERSION, got {value or ''!r}")
+
+
+@pytest.mark.parametrize(("command", "missing"), [
+    ("ADD", ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]), ("DEL", ["CNI_CONTAINERID", "CNI_IFNAME"])])
+def test_all_missing_variables_are_named_at_once(command, missing):
+    for absent in (None, ""):
+        everything = dict.fromkeys(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"), absent)
+        assert refusal(request, CNI_COMMAND=command, **everything) == (
+            4, f"{command} needs {', '.join(missing)}: not set")
+    for one in missing:
+        assert refusal(request, CNI_COMMAND=command, **{one: None}) == (4, f"{command} needs {one}: not set")
+
+
+@pytest.mark.parametrize("stdin", [b"", b"{", b"{}x", b"\xff\xfe\x00", b"[1", b'{"a": ' + b"9" * 5000 + b"}",
+                                   b"[" * 100_000])
+def test_what_is_not_json(stdin):
+    code, message = refusal(parse_request, ENV, stdin)
+    assert code == 6
+    assert message.startswith("network configuration: not JSON: ")
+
+
+@pytest.mark.parametrize(("config", "kind"), [([], "list"), ("x", "str"), (3, "int"), (None, "NoneType")])
+def test_json_that_is_no_object(config, kind):
+    assert refusal(parse_request, ENV, json.dumps(config).encode()) == (
+        6, f"network configuration: expected a JSON object, got {kind}")
+
+
+@pytest.mark.parametrize("value", ["-c", "c/1", "c 1", "c\n", "é", "..", "\udcff"])
+def test_container_id(value):
+    assert refusal(request, CNI_CONTAINERID=value) == (
+        4, f"CNI_CONTAINERID: expected letters, digits, dots, dashes and underscores, got {value!r}")
+
+
+@pytest.mark.parametrize("value", [
+    ".", "..", "a/b", "a:b", "a b", "a\t", "sixteen-letters-", "é" * 8, "\udcff", "a\0"])
+def test_interface_name(value):
+    """The kernel holds 15 bytes (IFNAMSIZ), not characters."""
+    assert refusal(request, CNI_IFNAME=value) == (
+        4, f"CNI_IFNAME: expected 1 to 15 bytes of UTF-8 without slash, colon or white space, got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["net1", "fifteen-letters", "...", ".a", "é" * 7])
+def test_interface_names_that_the_kernel_takes(value):
+    assert request(CNI_IFNAME=value).ifname == value
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["net"], {}, "a/b", "-a", "a b", "net\n"])
+def test_network_name(name):
+    code, message = refusal(request, {**CONFIG, "name": name})
+    assert code == 7
+    assert message.startswith("network configuration: name: expected letters, digits, dots, dashes and underscores")
+
+
+def test_network_name_is_needed():
+    assert refusal(request, {"cniVersion": "1.0.0"})[0] == 7
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version(version):
+    assert request({**CONFIG, "cniVersion": version}).version == version
+
+
+@pytest.mark.parametrize("config", [
+    {"name": "net"}, {"name": "net", "cniVersion": ""}, {"name": "net", "cniVersion": None}])
+def test_no_version_is_the_oldest(config):
+    assert request(config).version == "0.1.0"
+
+
+@pytest.mark.parametrize(("version", "shown"), [
+    ("2.0.0", "'2.0.0'"), ("1.0", "'1.0'"), (1, "1"), (0, "0"), (False, "False"), ([], "a list"),
+    (["1.0.0"], "a list"), ({}, "an object"), ("x" * 5000, f"{'x' * 100!r}...")])
+def test_version(version, shown):
+    assert refusal(request, {**CONFIG, "cniVersion": version}) == (
+        1, f"cniVersion: {shown} is not supported (supported: {SUPPORTED})")
+
+
+def test_the_order_of_checks():
+    """Environment, JSON, names, version, arguments: of several mistakes the first of these is reported."""
+    env = dict(ENV, CNI_COMMAND="NO", CNI_NETNS="", CNI_CONTAINERID="/", CNI_IFNAME="/", CNI_ARGS="x")
+    stdin = b"{"
+    codes = []
+    for mend in ({"CNI_COMMAND": "ADD"}, {"CNI_NETNS": "/x"}, b'{"cniVersion": "9"}', {"CNI_CONTAINERID": "c1"},
+                 {"CNI_IFNAME": "net1"}, b'{"cniVersion": "9", "name": "net"}', b'{"name": "net"}',
+                 {"CNI_ARGS": ""}):
+        code, message = refusal(parse_request, env, stdin)
+        codes.append((code, message.split(":")[0]))
+        env, stdin = (env | mend, stdin) if isinstance(mend, dict) else (env, mend)
+    assert codes == [(4, "CNI_COMMAND"), (4, "ADD needs CNI_NETNS"), (6, "network configuration"),
+                     (4, "CNI_CONTAINERID"), (4, "CNI_IFNAME"), (7, "network configuration"), (1, "cniVersion"),
+                     (4, "CNI_ARGS")]
+    assert parse_request(env, stdin).version == "0.1.0"
+
+
+@pytest.mark.parametrize("stdin", [b'{"cniVersion": "0.4.0"}', b'{"cniVersion": "9.9.9"}', b"{}", b"", b"garbage"])
+def test_version_is_answered_whatever_the_caller_speaks(stdin):
+    """A runtime that is newer than we are asks in its own version: that is what VERSION is for."""
+    made = parse_request({"CNI_COMMAND": "VERSION"}, stdin)
+    assert made.command is Command.VERSION
+    assert made.version == (stdin[16:21].decode() if b"cniVersion" in stdin else "1.1.0")
+
+
+# ---- CNI_ARGS -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "args"), [
+    ("", {}), ("MAC=02:00:00:00:00:01", {"MAC": "02:00:00:00:00:01"}), ("A=1;B=2;A=3", {"A": "3", "B": "2"}),
+    ("A=", {"A": ""}), ("A=1;", {"A": "1"}), (";;A=1", {"A": "1"})])
+def test_args(text, args):
+    assert parse_args(text) == args
+
+
+@pytest.mark.parametrize(("text", "pair"), [
+    ("A", "A"), ("=1", "=1"), ("A=1;B", "B"), ("A=1=2", "A=1=2"), ("=", "=")])
+def test_args_that_are_no_pairs(text, pair):
+    assert refusal(parse_args, text) == (
+        4, f"CNI_ARGS: expected KEY=VALUE pairs between semicolons, got {pair!r}")
+    assert refusal(request, CNI_ARGS=text)[0] == 4
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_characters=";="), min_size=1),
+                       st.text(st.characters(exclude_characters=";="))))
+def test_args_survive_formatting(args):
+    assert parse_args(";".join(f"{key}={value}" for key, value in args.items())) == args
+
+
+# ---- any input is answered --------------------------------------------------------------------------------
+
+
+texts = st.text(st.characters(codec=None), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8)
+environments = st.dictionaries(
+    st.sampled_from([*ENV, "CNI_ARGS", "CNI_PATH"]),
+    st.sampled_from([*ENV.values(), "DEL", "VERSION", "MAC=1", ""]) | texts)
+configs = st.fixed_dictionaries({}, optional={
+    "cniVersion": st.sampled_from(VERSIONS) | json_values, "name": st.just("net") | json_values,
+    "ipam": json_values, "runtimeConfig": json_values, "type": json_values})
+stdins = (st.binary() | configs.map(lambda config: json.dumps(config).encode())
+          | json_values.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")))
+
+
+def outcome(call, *args):
+    try:
+        return call(*args)
+    except CniError as error:
+        document = format_error(error, "1.1.0")
+        assert json.loads(json.dumps(document)) == document
+        return error
+
+
+@given(st.just(ENV) | environments, environments, stdins)
+def test_any_call_is_a_request_or_an_error_document(env, changes, stdin):
+    result = outcome(parse_request, env | changes, stdin)
+    if isinstance(result, Request):
+        assert result.command is Command.VERSION or result.version in VERSIONS
+        assert result.command in set(Command)
+    else:
+        assert result.code in (1, 4, 6, 7)
+
+
+@pytest.mark.parametrize("key", ["cniVersion", "name", "vlan"])
+def test_no_depth_of_nesting_is_too_much(key):
+    """Around what the JSON parser still takes, printing the value would take more than there is."""
+    for depth in range(700, 1000):
+        config = {**CONFIG, key: "VALUE"}
+        stdin = json.dumps(config).replace('"VALUE"', "[" * depth + "]" * depth).encode()
+        outcome(parse_request, ENV, stdin)
+
+
+# ---- results --------------------------------------------------------------------------------------------
+
+INTERFACE = Interface(name="net1", mac=MacAddress("02:00:00:00:00:01"), mtu=9000, sandbox="/run/netns/c1",
+                      pci=PciAddress("0000:3b:02.1"))
+ADDRESSES = Addresses(
+    ips=(Ip(address=ip_interface("10.1.0.5/24"), gateway=ip_address("10.1.0.1")),
+         Ip(address=ip_interface("fd00::5/64")),
+         Ip(address=ip_interface("10.2.0.5/24"))),
+    routes=(Route(to=ip_network("0.0.0.0/0"), gateway=ip_address("10.1.0.1")), Route(to=ip_network("fd01::/64"))),
+    dns={"nameservers": ["10.1.0.53"], "search": ["example.com"]},
+)
+ROUTES = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "fd01::/64"}]
+DNS = {"nameservers": ["10.1.0.53"], "search": ["example.com"]}
+OLDEST = {
+    "ip4": {"ip": "10.1.0.5/24", "gateway": "10.1.0.1", "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]},
+    "ip6": {"ip": "fd00::5/64", "routes": [{"dst": "fd01::/64"}]},
+    "dns": DNS,
+}
+MIDDLE = {
+    "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/c1"}],
+    "ips": [{"version": "4", "interface": 0, "address": "10.1.0.5/24", "gateway": "10.1.0.1"},
+            {"version": "6", "interface": 0, "address": "fd00::5/64"},
+            {"version": "4", "interface": 0, "address": "10.2.0.5/24"}],
+    "routes": ROUTES,
+    "dns": DNS,
+}
+NEWEST = {
+    "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 9000, "sandbox": "/run/netns/c1",
+                    "pciID": "0000:3b:02.1"}],
+    "ips": [{"interface": 0, "address": "10.1.0.5/24", "gateway": "10.1.0.1"},
+            {"interface": 0, "address": "fd00::5/64"},
+            {"interface": 0, "address": "10.2.0.5/24"}],
+    "routes": ROUTES,
+    "dns": DNS,
+}
+GOLDEN = {"0.1.0": OLDEST, "0.2.0": OLDEST, "0.3.0": MIDDLE, "0.3.1": MIDDLE, "0.4.0": MIDDLE, "1.0.0": NEWEST,
+          "1.1.0": NEWEST}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_result(version):
+    document = format_result(INTERFACE, ADDRESSES, version)
+    assert json.loads(json.dumps(document)) == {"cniVersion": version, **GOLDEN[version]}
+
+
+@pytest.mark.parametrize(("version", "document"), [
+    ("0.1.0", {"dns": {}}),
+    ("0.2.0", {"dns": {}}),
+    ("0.3.0", {"interfaces": [{"name": "net1", "sandbox": "/s"}], "ips": [], "routes": [], "dns": {}}),
+    ("0.4.0", {"interfaces": [{"name": "net1", "sandbox": "/s"}], "ips": [], "routes": [], "dns": {}}),
+    ("1.1.0", {"interfaces": [{"name": "net1", "sandbox": "/s", "pciID": "0000:3b:02.1"}], "ips": [],
+               "routes": []}),
+])
+def test_result_without_addresses_mac_and_mtu(version, document):
+    interface = Interface(name="net1", mac=None, mtu=None, sandbox="/s", pci=PciAddress("0000:3b:02.1"))
+    assert format_result(interface, Addresses(), version) == {"cniVersion": version, **document}
+
+
+# ---- what IPAM answers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_addresses_of_every_version(version):
+    read = parse_addresses({"cniVersion": version, **GOLDEN[version]}, "static")
+    if version in ("0.1.0", "0.2.0"):       # one address of each family is all that they hold
+        assert read == Addresses(ips=ADDRESSES.ips[:2], routes=ADDRESSES.routes, dns=ADDRESSES.dns)
+    else:
+        assert read == ADDRESSES
+
+
+@pytest.mark.parametrize("document", [
+    {}, {"ips": None, "routes": None, "dns": None}, {"ips": [], "dns": {}}, {"ip4": None, "ip6": None}])
+def test_no_addresses(document):
+    assert parse_addresses(document, "static") == Addresses()
+
+
+def test_host_bits_of_a_route_do_not_matter():
+    read = parse_addresses({"routes": [{"dst": "10.1.2.3/16", "gw": ""}]}, "static")
+    assert read.routes == (Route(to=ip_network("10.1.0.0/16")),)
+
+
+@pytest.mark.parametrize("document", [
+    {"ips": {}, "routes": [{}]}, {"ips": 3}, {"ips": "10.0.0.1/8"}, {"ips": [{}]}, {"ips": [None]},
+    {"ips": ["10.0.0.1/8"]},
+    {"ips": [{"address": "10.0.0.1"}]}, {"ips": [{"address": 5}]}, {"ips": [{"address": True}]},
+    {"ips": [{"address": "fe80::1%eth0/64"}]}, {"ips": [{"address": "10.0.0.1/33"}]},
+    {"ips": [{"address": "10.0.0.1/8", "gateway": 5}]}, {"ips": [{"address": "10.0.0.1/8", "gateway": "x"}]},
+    {"ips": [{"address": "10.0.0.1/8", "gateway": "fd00::1"}]},
+    {"routes": [{"gw": "10.0.0.1"}]}, {"routes": [{"dst": 0}]}, {"routes": [{"dst": "0.0.0.0/0", "gw": "fd00::1"}]},
+    {"ip4": "10.0.0.1/8"}, {"ip4": {}, "ip6": {"gateway": "fd00::1"}}, {"ip4": {"ip": "10.0.0.1/8", "routes": 3}},
+    {"dns": "10.0.0.53"}, {"dns": ["10.0.0.53"]}])
+def test_addresses_that_cannot_be_read(document):
+    code, message = refusal(parse_addresses, document, "static")
+    assert code == 103
+    assert message.startswith("IPAM plugin static: its result cannot be read: ")
+
+
+addresses = st.ip_addresses().flatmap(lambda ip: st.sampled_from([f"{ip}", f"{ip}/24", f"{ip}/64"]))
+ipam_values = st.recursive(
+    json_values | addresses, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["address", "gateway", "dst", "gw", "ip", "routes"]), inner, max_size=4), max_leaves=8)
+
+
+@given(st.dictionaries(st.sampled_from(["ips", "ip4", "ip6", "routes", "dns", "interfaces"]), ipam_values),
+       st.sampled_from(VERSIONS))
+def test_any_ipam_result_is_addresses_or_an_error(document, version):
+    read = outcome(parse_addresses, document, "static")
+    if isinstance(read, Addresses):
+        shown = format_result(INTERFACE, read, version)
+        assert json.loads(json.dumps(shown))["cniVersion"] == version
+
+
+# ---- errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (CniError(11, "x"), 11), (InputError("x"), Code.INVALID_CONFIG), (Refused("x"), Code.REFUSED),
+    (HostError("x", errno=22), Code.HOST_REFUSED), (Gone("x"), Code.GONE), (SriovError("x"), Code.FAILED)])
+def test_codes(error, code):
+    assert error_code(error) == code
+
+
+def test_error_document():
+    assert format_error(HostError("cannot set trust", errno=22), "0.4.0") == {
+        "cniVersion": "0.4.0", "code": 100, "msg": "cannot set trust: EINVAL"}
+
+
+def test_hint_and_notes_are_details():
+    error = CniError(Code.TRY_AGAIN_LATER, "no agent", hint="start it")
+    error.add_note("undo failed: x")
+    assert format_error(error, "1.0.0") == {
+        "cniVersion": "1.0.0", "code": 11, "msg": "no agent", "details": "hint: start it; undo failed: x"}
+
+
+def test_no_input_makes_an_error_document_too_long_for_the_socket():
+    error = CniError(Code.INVALID_CONFIG, "m" * 5_000_000, hint="h" * 5_000_000)
+    document = format_error(error, "1.0.0")
+    assert len(json.dumps(document)) < 100_000
+    assert document["msg"].startswith("mmm")
+    assert document["msg"].endswith("...")

@@ -1,0 +1,330 @@
+"""Records of VFs: their form on disk, and a store that loses none and lets nobody else in."""
+
+import dataclasses
+import errno
+import json
+import resource
+import shutil
+import signal
+import string
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cni.record import Baseline, HomeLink, Owner, Phase, Record, format_record, parse_record
+from cni.store import Store
+from sriov.errors import HostError, Refused, SriovError
+from sriov.model import LinkState, VfSettings
+from sriov.pci import MacAddress, PciAddress
+from tests.sriov.test_pci import macs, pci_addresses
+
+texts = st.text(max_size=20)
+settings = st.builds(
+    VfSettings, mac=st.none() | macs, vlan=st.none() | st.integers(0, 4094), vlan_qos=st.none() | st.integers(0, 7),
+    vlan_proto=st.none() | st.integers(0, 65535), spoofchk=st.none() | st.booleans(),
+    trust=st.none() | st.booleans(),
+    min_tx_rate=st.none() | st.integers(0, 2**32 - 1), max_tx_rate=st.none() | st.integers(0, 2**32 - 1),
+    link_state=st.none() | st.sampled_from(LinkState))
+results = st.dictionaries(texts, st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=5))
+records = st.builds(
+    Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
+    phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
+    owner=st.builds(Owner, container_id=texts, ifname=texts, network=texts, netns=texts,
+                    cookie=st.integers(0, 2**64 - 1)),
+    baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
+        HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans())))
+
+
+def record(vf="0000:3b:02.1", container="c1", **changes):
+    made = Record(
+        vf=PciAddress(vf), pf=PciAddress("0000:3b:00.0"), index=1, boot_id="b", phase=Phase.ATTACHING,
+        sets_mac=True,
+        owner=Owner(container_id=container, ifname="net1", network="net", netns="/run/netns/c1", cookie=7),
+        baseline=Baseline(link=HomeLink(name="ens1f0v1", mac=MacAddress("02:00:00:00:00:01"), mtu=1500, up=False),
+                          settings=VfSettings(vlan=0, trust=False), admin_mac=False))
+    return dataclasses.replace(made, **changes)
+
+
+# ---- the form -------------------------------------------------------------------------------------------
+
+
+@given(records)
+def test_a_record_survives_formatting(made):
+    read = parse_record(format_record(made))
+    assert read == made
+    kinds = (type(read.vf), type(read.phase), type(read.baseline.settings.link_state))
+    assert kinds == (type(made.vf), type(made.phase), type(made.baseline.settings.link_state))
+
+
+def attempt(text):
+    try:
+        return parse_record(text)
+    except SriovError as error:
+        return error
+
+
+@given(records, st.data())
+def test_a_torn_record_is_never_read_as_another(made, data):
+    text = format_record(made)
+    torn = text[: data.draw(st.integers(0, len(text) - 2))]    # without the newline it is whole
+    assert isinstance(attempt(torn), SriovError)
+
+
+DOCUMENT_PARTS = ("vf", "pf", "index", "phase", "owner", "baseline", "format", "boot_id", "sets_mac")
+wrong_values: st.SearchStrategy[object] = st.sampled_from(
+    [None, 5, float("inf"), "", "x", [], {}, {"link": 3, "settings": {}, "admin_mac": 1}])
+
+
+@given(st.sampled_from(DOCUMENT_PARTS), wrong_values)
+@example("vf", 5)
+@example("index", float("inf"))
+def test_any_damage_is_a_record_or_a_sriov_error(part, value):
+    document = json.loads(format_record(record()))
+    document[part] = value
+    attempt(json.dumps(document))
+    del document[part]
+    assert isinstance(attempt(json.dumps(document)), SriovError)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "5", '"x"', "{}", '{"format": 1}', "[" * 100_000])
+def test_what_is_no_record(text):
+    with pytest.raises(SriovError, match="not a record: "):
+        parse_record(text)
+
+
+def test_a_form_that_a_later_version_wrote():
+    with pytest.raises(Refused, match="its format is 2, this version knows 1"):
+        parse_record(format_record(record()).replace('"format": 1', '"format": 2'))
+
+
+def test_a_store_that_a_later_version_wrote_is_not_opened_nor_touched(tmp_path):
+    with opened(tmp_path) as store:
+        store.write(record())
+    path = file_of(tmp_path, record())
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    for _ in range(2):
+        with pytest.raises(Refused, match="cannot use the record"):
+            Store.open(tmp_path)
+    assert path.exists()
+
+
+def test_another_record_of_the_same_vf_is_not_deleted(store):
+    store.write(record(container="next"))
+    store.delete(record(container="before"))
+    assert store.find(record().vf) == record(container="next")
+
+
+# ---- the store ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(state):
+    store = Store.open(state)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def store(tmp_path):
+    with opened(tmp_path) as store:
+        yield store
+
+
+def file_of(state, made):
+    return state / f"vfs/{made.vf}.json"
+
+
+def on_disk(state):
+    with opened(state) as store:
+        return list(store)
+
+
+def test_write_find_delete(tmp_path):
+    one, two = record("0000:3b:02.1", "c1"), record("0000:3b:02.2", "c2")
+    with opened(tmp_path) as store:
+        assert (list(store), store.find(one.vf), store.find_attachment(one.attachment)) == ([], None, None)
+        store.write(one)
+        store.write(two)
+        assert (store.find(one.vf), store.find(two.vf)) == (one, two)
+        assert store.find_attachment(("c2", "net1")) is two
+        assert store.find_attachment(("c2", "net2")) is None
+        attached = one.attached({"cniVersion": "1.0.0"})
+        store.write(attached)
+        assert store.find(one.vf) is attached
+    assert on_disk(tmp_path) == [attached, two]
+    with opened(tmp_path) as store:
+        store.delete(attached)
+        store.delete(attached)
+        assert list(store) == [two]
+    assert on_disk(tmp_path) == [two]
+
+
+def test_only_root_reads_records(tmp_path, store):
+    store.write(record())
+    assert (tmp_path / "vfs").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_write_replaces_the_file_and_never_changes_it(tmp_path, store):
+    old, new = record(), record(container="another")
+    store.write(old)
+    with file_of(tmp_path, old).open() as reader:
+        store.write(new)
+        assert parse_record(reader.read()) == old
+    assert parse_record(file_of(tmp_path, new).read_text()) == new
+    assert [path.name for path in (tmp_path / "vfs").iterdir()] == [f"{new.vf}.json"]
+
+
+def test_a_draft_that_was_never_finished_is_nothing(tmp_path):
+    with opened(tmp_path) as store:
+        store.write(record())
+    draft = file_of(tmp_path, record("0000:3b:02.2")).with_suffix(".new")
+    draft.write_text(format_record(record("0000:3b:02.2")))
+    file_of(tmp_path, record()).with_suffix(".new").write_text("{")
+    with opened(tmp_path) as store:
+        assert (list(store), store.damaged) == ([record()], [])
+        store.write(record("0000:3b:02.2"))
+        assert not draft.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])
+def test_damaged_files_are_set_aside_and_the_others_read(tmp_path, damage):
+    with opened(tmp_path) as store:
+        store.write(record())
+    bad = file_of(tmp_path, record("0000:3b:02.2"))
+    bad.write_bytes(damage)
+    with opened(tmp_path) as store:
+        assert list(store) == [record()]
+        assert [entry.split(": ")[0] for entry in store.damaged] == [str(bad)]
+    assert not bad.exists()
+    assert bad.with_suffix(".damaged").read_bytes() == damage
+    with opened(tmp_path) as store:
+        assert (list(store), store.damaged) == ([record()], [])
+
+
+def check_refused(store, state, reason):
+    """Neither a write nor what was there before is in memory half way; the disk still has the old record."""
+    new = record(container="another")
+    with pytest.raises(HostError, match=f"cannot write the record .*: {errno.errorcode[reason]}") as caught:
+        store.write(new)
+    assert caught.value.errno == reason
+    assert store.find(new.vf) == record()
+    with pytest.raises(HostError):
+        store.write(record("0000:3b:02.2"))
+    assert list(store) == [record()]
+
+
+@contextmanager
+def file_size_limit(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_record(tmp_path):
+    with opened(tmp_path) as store:
+        store.write(record())
+        with file_size_limit(100):
+            check_refused(store, tmp_path, errno.EFBIG)
+    assert on_disk(tmp_path) == [record()]
+
+
+def test_a_folder_that_is_gone(tmp_path):
+    with opened(tmp_path) as store:
+        store.write(record())
+        shutil.rmtree(tmp_path / "vfs")
+        check_refused(store, tmp_path, errno.ENOENT)
+        with pytest.raises(HostError, match=r"cannot delete the record .*: ENOENT"):
+            store.delete(record())
+        assert store.find(record().vf) == record()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, of 64 KiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.kernel
+def test_a_full_disk(disk):
+    with opened(disk) as store:
+        store.write(record())
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(1 << 20))
+        check_refused(store, disk, errno.ENOSPC)
+        store.delete(record())          # deleting must work on a full disk
+        filler.unlink()
+    assert on_disk(disk) == []
+
+
+@pytest.mark.kernel
+def test_a_disk_that_turned_read_only(tmp_path):
+    with opened(tmp_path) as store:
+        store.write(record())
+        subprocess.run(["mount", "--bind", tmp_path / "vfs", tmp_path / "vfs"], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path / "vfs"], check=True)
+            check_refused(store, tmp_path, errno.EROFS)
+        finally:
+            subprocess.run(["umount", tmp_path / "vfs"], check=True)
+    assert on_disk(tmp_path) == [record()]
+
+
+def test_state_that_cannot_be_opened(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match=f"cannot use {tmp_path}/file: "):
+        Store.open(tmp_path / "file")
+    (tmp_path / "state/vfs/0000:3b:02.1.json").mkdir(parents=True)
+    with pytest.raises(HostError, match=r"cannot read the records in .*/state/vfs: EISDIR"):
+        Store.open(tmp_path / "state")
+    (tmp_path / "state/vfs/0000:3b:02.1.json").rmdir()
+    assert on_disk(tmp_path / "state") == []      # and the lock was let go
+
+
+HOLDER = """\
+import pathlib, sys
+from cni.store import Store
+store = Store.open(pathlib.Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_writes(tmp_path):
+    state = tmp_path / "state"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(Refused, match=f"cannot use {state}: another process has it open") as caught:
+            Store.open(state)
+        assert caught.value.hint
+        holder.send_signal(signal.SIGKILL)
+    with opened(state) as store:         # the lock goes with its process, however that ends
+        store.write(record())
+        with subprocess.Popen([sys.executable, "-c", HOLDER, state], stdin=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr is not None
+            assert "Refused" in second.stderr.read()
+        assert second.returncode == 1
+    assert on_disk(state) == [record()]
+
+
+def test_names_in_the_folder_are_addresses(tmp_path, store):
+    """Nothing that a caller says becomes part of a path."""
+    store.write(record(container="../../x"))
+    (path,) = (tmp_path / "vfs").iterdir()
+    assert set(path.name) <= set(string.hexdigits + ":.json")
