@@ -1,0 +1,181 @@
+"""A running lab machine: boots, offers its channel, and never outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.accel import accelerator
+from tests.lab.channel import Channel, Keys
+from tests.lab.console import Console
+from tests.lab.disk import Disk, checkout_disk, pack
+from tests.lab.errors import LabError
+from tests.lab.host import check_host, get_program, install_missing_packages
+from tests.lab.image import Image, build_image
+from tests.lab.progress import Progress
+from tests.lab.topology import Topology
+
+BOOT_SECONDS = 180
+READY = b"vfpool-lab ready"
+PORT_TAKEN = b"Could not set up host forwarding rule"
+ENVIRONMENT = {
+    "VFPOOL_IN_LAB": "1",
+    "PYTHONPATH": "/vfpool",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+class Machine:
+    """`with Machine(topology) as machine: machine.channel.run(["ip", "link"])`.
+
+    Every boot starts from the pristine image, with the working tree as it is now at /vfpool. `shares`
+    maps folders of the guest to folders here, brought in read-only; VFPOOL_PEERS is one where it is set.
+    Booted by a thread that ends, QEMU ends with it: the kernel's parent-death signal goes by thread.
+    """
+
+    def __init__(self, topology: Topology | None = None, shares: Mapping[str, Path] | None = None) -> None:
+        self.topology = topology or Topology()
+        self._shares = dict(shares or {})
+        self._environment = dict(ENVIRONMENT)
+        if peers := os.environ.get("VFPOOL_PEERS"):
+            self._shares.setdefault("/peers", Path(peers))
+        if "/peers" in self._shares:
+            self._environment["VFPOOL_PEERS"] = "/peers"
+        self._scratch: Path | None = None
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._console = Console()
+        self._channel: Channel | None = None
+
+    @property
+    def channel(self) -> Channel:
+        if self._channel is None:
+            raise LabError("the lab machine is not running", hint="enter it: with Machine() as machine")
+        return self._channel
+
+    @property
+    def alive(self) -> bool:
+        return self._qemu is not None and self._qemu.poll() is None
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The last lines of the serial console and of what QEMU itself said."""
+        return self._console.tail(lines)
+
+    def __enter__(self) -> Self:
+        check_host()
+        install_missing_packages()
+        image = build_image()
+        # Not below TMPDIR: ssh's control socket in it must fit into the 108 bytes of sun_path.
+        self._scratch = Path(tempfile.mkdtemp(prefix="vfpool-lab-", dir="/tmp"))
+        try:
+            self._boot(image, self._scratch)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def power_off(self, timeout: float = 60) -> None:
+        """Ask the guest to write everything back and power off, and wait until it has."""
+        self.channel.popen(["kill", "-TERM", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait()
+        assert self._qemu is not None
+        try:
+            self._qemu.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"the lab did not power off within {timeout:g} s:\n{self.console_tail()}") from None
+
+    def stop(self) -> None:
+        """End the guest at once, written back or not; nothing where it has ended already."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._qemu is not None:
+            self._qemu.kill()
+            self._qemu.wait()
+            self._console.join()
+            self._qemu = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch)
+            self._scratch = None
+
+    def _boot(self, image: Image, scratch: Path) -> None:
+        Progress("lab").note("booting the VM")
+        keys = Keys.make(scratch)
+        disks = [checkout_disk(scratch)]
+        for number, (mount, folder) in enumerate(sorted(self._shares.items())):
+            disks.append(pack(folder, scratch / f"share{number}.img", label=f"share{number}", mount=mount))
+        (scratch / "mounts").write_text("".join(disk.mount_line() for disk in disks))
+        for attempt in range(5):
+            port = _free_port()
+            self._console = Console()
+            command = self._arguments(image, scratch, disks, keys, port)
+            self._qemu = subprocess.Popen(
+                [get_program("setpriv"), "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+            self._console.follow(self._qemu)
+            if self._console.wait_for(READY, BOOT_SECONDS):
+                break
+            status = self._exit_status()
+            if PORT_TAKEN in self._console.content():    # another took the port between look and use
+                continue
+            if status is None or attempt:
+                state = "is still not up" if status is None else f"ended (QEMU's exit status {status})"
+                raise LabError(
+                    f"the lab {state}, at most {BOOT_SECONDS} s after its start:\n{self.console_tail()}"
+                )
+            Progress("lab").note(f"QEMU ended with status {status} while the VM booted, trying once more")
+        else:
+            raise LabError("no free port on 127.0.0.1 for the lab's ssh in 5 attempts")
+        self._channel = Channel(scratch, keys, port, self._environment)
+        try:
+            self._channel.open()
+        except LabError as error:
+            error.add_note(self.console_tail())
+            raise
+
+    def _exit_status(self) -> int | None:
+        """QEMU's exit status; None where it still runs. Its console ends a moment before it does."""
+        assert self._qemu is not None
+        try:
+            return self._qemu.wait(2)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _arguments(self, image: Image, scratch: Path, disks: list[Disk], keys: Keys, port: int) -> list[str]:
+        kernel = [
+            "root=/dev/vda", "rootfstype=ext4", "rw", "init=/usr/local/sbin/lab-init", "console=ttyS0",
+            "loglevel=5", "panic=-1", "modprobe.blacklist=kvm_amd,kvm_intel,iTCO_wdt",    # slow, of no use here
+            *self.topology.kernel_arguments(),
+        ]
+        return [
+            *image.qemu(), *accelerator(image), *self.topology.qemu_arguments(),
+            "-nodefaults", "-display", "none", "-no-reboot",
+            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+            "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(kernel),
+            "-drive", f"if=none,id=root,file={image.disk},format=raw,snapshot=on,cache=unsafe",
+            "-device", "virtio-blk-pci,drive=root,bus=pcie.0",
+            *(argument for disk in disks for argument in disk.qemu_arguments()),
+            "-netdev", f"user,id=way-in,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
+            "-device", "virtio-net-pci,netdev=way-in,bus=pcie.0,romfile=",
+            "-fw_cfg", f"name=opt/vfpool/host_key,file={keys.host}",
+            "-fw_cfg", f"name=opt/vfpool/authorized_keys,file={keys.user}.pub",
+            "-fw_cfg", f"name=opt/vfpool/mounts,file={scratch}/mounts",
+        ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,189 @@
+"""The host's side of the lab tier: tests marked `lab` run in the guest and are reported here by name.
+
+The first of them boots one machine and starts one pytest in it with the ids of all of them; each is then
+answered, in the host's order, with the reports that came for it. So -x, -k, -v, --lf and JUnit files work
+as ever. A guest that cannot be booted, dies or hangs makes failures, never skips.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from sriov.errors import SriovError
+from tests.lab.machine import Machine
+
+ITEMS = "/run/lab/items"      # in the guest: pytest's arguments, a test id per line
+GUEST_ROOT = "/vfpool"        # the working tree there
+SILENCE = 900                 # seconds without a report after which a guest counts as hung
+SILENCE_LONG = 4 * 3600       # the same for tests marked long
+
+
+class LabSession:
+    """A pytest plugin; owns the machine of this test session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._run: GuestRun | None = None
+        self._broken: str | None = None    # why there is no guest, once that is known
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if item.get_closest_marker("lab") is None:
+            return None
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._reports(item):
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        # What an earlier test set up here for `item` (packages, modules) ends here, as after any test.
+        item.session._setupstate.teardown_exact(nextitem)
+        return True
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        self._stack.close()
+
+    def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        reason = None
+        if self._run is None and self._broken is None:
+            with self._terminal():
+                try:
+                    self._run = self._start(item.session)
+                except (SriovError, OSError) as error:
+                    self._stack.close()
+                    self._broken = f"the lab did not start: {error}"
+        if self._run is not None and self._broken is None:
+            silence = SILENCE_LONG if item.get_closest_marker("long") else SILENCE
+            reason = yield from self._run.reports(item.nodeid, silence)
+            if reason is None:
+                return
+            self._broken = f"there was no guest any more: {reason.splitlines()[0]}"    # for the tests after it
+            self._stack.close()
+        yield pytest.TestReport(
+            nodeid=item.nodeid, location=item.location, keywords=dict.fromkeys(item.keywords, 1),
+            outcome="failed", longrepr=reason or self._broken, when="call",
+        )
+
+    def _start(self, session: pytest.Session) -> GuestRun:
+        items = [item for item in session.items if item.get_closest_marker("lab") is not None]
+        machine = self._stack.enter_context(Machine())
+        run = GuestRun(self._config, machine, [item.nodeid for item in items])
+        self._stack.callback(run.stop)
+        return run
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """A build or a boot takes a while: let its progress be seen."""
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        if capture is None:
+            yield
+            return
+        with capture.global_and_fixture_disabled():
+            yield
+
+
+class GuestRun:
+    """One pytest process in the guest, and the reports that it has sent so far."""
+
+    def __init__(self, config: pytest.Config, machine: Machine, nodeids: list[str]) -> None:
+        self._config = config
+        self._machine = machine
+        self._seen: dict[str, list[pytest.TestReport]] = defaultdict(list)
+        self._finished: set[str] = set()
+        self._current: str | None = None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "items"
+            path.write_text("\n".join(nodeids))
+            machine.channel.copy_in(path, ITEMS)
+        live = config.option.capture == "no"
+        options = [
+            "-p", "no:cacheprovider", "-p", "tests.lab.reporter", f"--tb={config.option.tbstyle}",
+            f"--verbosity={config.option.verbose}", f"--capture={config.option.capture}",
+            *(["--showlocals"] if config.option.showlocals else []),
+        ]
+        self._child = machine.channel.popen(
+            ["sh", "-c", 'exec python3 -m pytest "$@" 3>&1 1>&2', "sh", *options, f"@{ITEMS}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        assert self._child.stdout is not None
+        assert self._child.stderr is not None
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._output = bytearray()    # what pytest in the guest says to its terminal
+        self._threads = [
+            threading.Thread(target=self._read_lines, args=(self._child.stdout,), daemon=True),
+            threading.Thread(target=self._read_output, args=(self._child.stderr, live), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def reports(self, nodeid: str, silence: float) -> Generator[pytest.TestReport, None, str | None]:
+        """A generator of the test's reports, as they come; returns why there are no more, None at its end."""
+        yielded = 0
+        while True:
+            for report in self._seen[nodeid][yielded:]:
+                yield report
+                yielded += 1
+            if nodeid in self._finished:
+                return None
+            try:
+                line = self._lines.get(timeout=silence)
+            except queue.Empty:
+                return self._post_mortem(f"the guest sent nothing for {silence:g} s")
+            if line is None:
+                return self._post_mortem(f"pytest in the guest ended ({self._child.wait()}) without its report")
+            self._take(json.loads(line))
+
+    def stop(self) -> None:
+        """End all of it, the guest's pytest running or not."""
+        self._child.kill()
+        self._child.wait()
+        self._machine.stop()    # before the threads: the kept connection holds the ends that they read from
+        for thread in self._threads:
+            thread.join()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"start": str(nodeid)}:
+                self._current = nodeid
+            case {"report": dict(data)}:
+                report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+                if isinstance(report.longrepr, list):    # a skip: (path, line, reason), which JSON made a list
+                    path, line, reason = report.longrepr
+                    if (inside := Path(path)).is_relative_to(GUEST_ROOT):
+                        path = str(self._config.rootpath / inside.relative_to(GUEST_ROOT))
+                    report.longrepr = (path, line, reason)
+                self._seen[report.nodeid].append(report)
+            case {"finish": str(nodeid)}:
+                self._finished.add(nodeid)
+                self._current = None
+
+    def _post_mortem(self, reason: str) -> str:
+        running = f"; it was running {self._current}" if self._current else ""
+        said = "\n".join(f"    {line}" for line in self._output.decode(errors="replace").splitlines()[-40:])
+        return f"{reason}{running}\nthe end of its output:\n{said}\n{self._machine.console_tail()}"
+
+    def _read_lines(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_output(self, stream: IO[bytes], live: bool) -> None:
+        with stream:
+            for line in stream:
+                self._output += line
+                if live:
+                    sys.stderr.write(line.decode(errors="replace"))
