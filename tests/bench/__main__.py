@@ -1,0 +1,31 @@
+"""`make bench`: every benchmark that this machine can run, each with its floor or peer in the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.support.tiers import unavailable
+
+
+def main() -> int:
+    here = [sys.executable, "-u", "-m"]
+    commands = {
+        "scan of 1,024 synthetic VFs": [*here, "tests.bench.scan"],
+        "the CNI executable's own cost": [*here, "tests.bench.shim"],
+    }
+    if (reason := unavailable("lab")) is None:
+        guest = ["--", "python3", "-u", "-m", "tests.bench.attach"]
+        commands["ADD and DEL on emulated VFs, in the lab"] = [*here, "tests.lab", "run", *guest]
+    status = 0
+    for title, command in commands.items():
+        sys.stdout.write(f"\n== {title}\n")
+        sys.stdout.flush()
+        status |= subprocess.run(command, check=False).returncode
+    if reason is not None:
+        sys.stdout.write(f"\nADD and DEL were not measured: {reason}\n")
+    return 1 if status else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
