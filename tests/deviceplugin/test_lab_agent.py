@@ -138,6 +138,7 @@ def test_another_number_of_vfs_is_refused_while_some_exist(agent: Agent) -> None
         with netns() as path:
             cni, conf = Cni(agent.socket), config(vf.address, vlan=5)
             await asyncio.to_thread(cni.add, conf, "c1", path)
+            node.run("udevadm", "settle")            # other VFs' netdevs may not have their names yet
             before = node.links()
             await asyncio.to_thread(agent.stop)
             (agent.root / "pools.yaml").write_text(EXAMPLE.read_text().replace("numVfs: 7", "numVfs: 4"))
