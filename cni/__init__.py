@@ -2,5 +2,5 @@
 
 Depends on sriov. One handler, two transports: the agent's unix socket (cni/shim is the executable that
 the runtime calls) and `python -m cni`. Pure: protocol, netconf, record, steps. Every change to a VF is written
-down on disk before it is made, and only the owner's DEL undoes it.
+down on disk before it is made; its owner's DEL undoes it, or repair, once that owner has no namespace any more.
 """

@@ -16,8 +16,8 @@ from typing import BinaryIO
 from cni.attach import Attachments
 from cni.kernel import open_kernel
 from cni.netns import open_netns
-from cni.protocol import CniError, Code
-from cni.service import answer, fail
+from cni.protocol import CniError, Code, Command
+from cni.service import answer, answer_version, fail
 from cni.store import Store
 from cni.wire import SOCKET_PATH, Answer, call_agent
 from sriov.errors import Gone, HostError, Refused, SriovError
@@ -34,6 +34,8 @@ def main(env: Mapping[str, str], stdin: BinaryIO, stdout: BinaryIO) -> int:
 
 
 def _call(env: Mapping[str, str], config: bytes) -> Answer:
+    if env.get("CNI_COMMAND") == Command.VERSION:
+        return answer_version(config)
     try:
         return call_agent(env, config, path=env.get("VFPOOL_SOCKET", SOCKET_PATH))
     except HostError as error:
@@ -54,7 +56,7 @@ def _call_in_process(env: Mapping[str, str], config: bytes) -> Answer:
     cni_env = {key: value for key, value in env.items() if key.startswith("CNI_")}
     with open_kernel(settle=Udev().settle) as kernel:
         attachments = Attachments(kernel, store)
-        attachments.reconcile()
+        attachments.repair.reconcile()
         try:
             with open_netns(env.get("CNI_NETNS", "")) as fd:
                 return answer(attachments, cni_env, config, fd)

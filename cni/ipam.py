@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from cni.protocol import Addresses, CniError, Code, Command, Request, parse_addresses
+from cni.record import Delegation
 
+_KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
     """Addresses for the attachment; raise CniError with the plugin's own code and words."""
-    output = _run(plugin, Command.ADD, request, timeout)
+    output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
     if len(output) > _RESULT_LIMIT:
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {len(output)} bytes, at most "
                        f"{_RESULT_LIMIT} are allowed")
@@ -32,14 +35,26 @@ def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
 
 def ipam_delete(plugin: str, request: Request, timeout: float) -> None:
     """Give the attachment's addresses back; plugins answer success where there are none."""
-    _run(plugin, Command.DEL, request, timeout)
+    _run(plugin, Command.DEL, request.environment, request.stdin, timeout)
 
 
-def _run(plugin: str, command: Command, request: Request, timeout: float) -> bytes:
-    executable = _find(plugin, request.environment.get("CNI_PATH", ""))
-    environment = {"PATH": os.defpath, **request.environment, "CNI_COMMAND": command.value}
+def ipam_release(ipam: Delegation, timeout: float) -> None:
+    """The same where no runtime called DEL: its namespace is gone, and CNI_NETNS may be empty then."""
+    environment = {**ipam.environment, "CNI_NETNS": ""}
+    _run(ipam.plugin, Command.DEL, environment, json.dumps(ipam.config).encode(), timeout)
+
+
+def remember_ipam(plugin: str, request: Request) -> Delegation:
+    """What `ipam_release` will need of an ADD."""
+    kept = {key: request.environment[key] for key in _KEPT if key in request.environment}
+    return Delegation(plugin=plugin, environment=kept, config=request.config)
+
+
+def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: bytes, timeout: float) -> bytes:
+    executable = _find(plugin, environment.get("CNI_PATH", ""))
+    environment = {"PATH": os.defpath, **environment, "CNI_COMMAND": command.value}
     try:
-        done = subprocess.run([executable], input=request.stdin, env=environment, capture_output=True,
+        done = subprocess.run([executable], input=stdin, env=environment, capture_output=True,
                               timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise CniError(Code.TRY_AGAIN_LATER,

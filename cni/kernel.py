@@ -81,6 +81,16 @@ class Kernel:
         return Vf(address=address, index=index, pf=pf, pf_name=netdev[0], pf_index=netdev[1],
                   order=mac_order(self.sysfs.read_driver(pf)))
 
+    def identity(self, address: PciAddress) -> int | None:
+        """A number that a VF made later at this address does not have; None where there is no such device.
+
+        The inode of its folder: kernfs gives none out twice (a generation is part of it).
+        """
+        try:
+            return Path("/sys/bus/pci/devices", address).stat().st_ino
+        except FileNotFoundError:
+            return None
+
     def find_link(self, host: Links, address: PciAddress) -> Link | None:
         """The device's netdev on the host, under whatever name."""
         netdev = self.sysfs.find_netdev(address)

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from cni.protocol import CniError, Code
 
 
+class Busy(CniError):
+    """Another call holds the lock, and did so until the deadline."""
+
+
 class KeyedLocks:
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -17,13 +21,13 @@ class KeyedLocks:
 
     @contextmanager
     def hold(self, key: Hashable, what: str, deadline: float) -> Iterator[None]:
-        """Wait for the lock until `deadline` (time.monotonic); CniError 11 after it."""
+        """Wait for the lock until `deadline` (time.monotonic); Busy (CNI code 11) after it."""
         with self._guard:
             lock, users = self._locks.get(key, (threading.Lock(), 0))
             self._locks[key] = lock, users + 1
         try:
             if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise CniError(Code.TRY_AGAIN_LATER, f"{what} is busy with another call")
+                raise Busy(Code.TRY_AGAIN_LATER, f"{what} is busy with another call")
             try:
                 yield
             finally:

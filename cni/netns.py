@@ -9,7 +9,9 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
 from typing import NoReturn
 
 from sriov.errors import Gone, HostError
@@ -92,3 +94,43 @@ def netns_cookie(path: str) -> int | None:
             return links.cookie
     except Gone:
         return None
+
+
+class Sight(Enum):
+    """What a look at a namespace's path tells of the namespace."""
+
+    ALIVE = "alive"
+    DEAD = "dead"          # the runtime took the path away, or has another namespace there
+    UNSEEN = "unseen"      # nothing: it does not lead where the host's own processes see that namespace
+
+
+def look_at(path: str, cookie: int, file_system: int | None) -> Sight:
+    """Whether namespace `cookie` lives; `file_system` is what `find_file_system` said when it did.
+
+    Raises HostError where the path cannot be looked at.
+    """
+    seen = netns_cookie(path)
+    if seen == cookie:
+        return Sight.ALIVE
+    if file_system is None or file_system != _file_system(path):
+        return Sight.UNSEEN
+    if seen is None and os.path.lexists(path):
+        return Sight.UNSEEN       # a plain file: so looks a mount that did not propagate to this process
+    return Sight.DEAD
+
+
+def find_file_system(path: str, fd: int) -> int | None:
+    """Where `path` leads to the namespace `fd` for this process too: the file system (st_dev) that has it."""
+    try:
+        # Both numbers belong to the same namespace for as long as its descriptor is open.
+        return _file_system(path) if os.path.samestat(Path(path).stat(), os.fstat(fd)) else None
+    except OSError:
+        return None
+
+
+def _file_system(path: str) -> int:
+    """st_dev of the folder that has `path`, or of the next one above that is still there."""
+    for folder in Path(path).absolute().parents:
+        with suppress(FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            return folder.stat().st_dev
+    raise HostError(f"network namespace {path}: no folder of it can be read")

@@ -19,6 +19,7 @@ _FORMAT = 1
 class Phase(StrEnum):
     ATTACHING = "attaching"      # changes may have begun; without an ADD that still runs, undo them
     ATTACHED = "attached"        # the ADD was answered
+    DETACHING = "detaching"      # a DEL failed: the rest of it is still to be done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,19 @@ class Owner:
     network: str
     netns: str                   # CNI_NETNS as it was given
     cookie: int                  # SO_NETNS_COOKIE: the same namespace only together with the boot id
+    file_system: int | None = None     # st_dev of what has `netns`; None: that did not open for this process
+
+    def __str__(self) -> str:
+        return f"container {self.container_id[:13]}, {self.ifname} of network {self.network}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation:
+    """The IPAM plugin that an ADD asked, and what its DEL needs where no runtime calls ours."""
+
+    plugin: str
+    environment: Mapping[str, str]     # of the ADD: CNI_CONTAINERID, CNI_IFNAME, CNI_ARGS, CNI_PATH
+    config: Mapping[str, Any]          # the network configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
+    """`identity` tells this VF from one that is made later at its address; None: not known."""
+
     vf: PciAddress
     pf: PciAddress
     index: int
@@ -60,6 +76,8 @@ class Record:
     baseline: Baseline
     sets_mac: bool               # the attachment sets the VF's MAC through the PF
     result: Mapping[str, Any] | None = None      # what ADD answered
+    identity: int | None = None
+    ipam: Delegation | None = None
 
     @property
     def attachment(self) -> tuple[str, str]:
@@ -68,12 +86,15 @@ class Record:
     def attached(self, result: Mapping[str, Any]) -> Record:
         return dataclasses.replace(self, phase=Phase.ATTACHED, result=result)
 
+    def detaching(self) -> Record:
+        return dataclasses.replace(self, phase=Phase.DETACHING)
+
 
 def format_record(record: Record) -> str:
     return json.dumps({"format": _FORMAT, **_fields(record)}, default=_fields) + "\n"
 
 
-def _fields(value: Record | Owner | Baseline | HomeLink | VfSettings) -> dict[str, Any]:
+def _fields(value: Record | Owner | Delegation | Baseline | HomeLink | VfSettings) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
@@ -86,6 +107,7 @@ def parse_record(text: str) -> Record:
                           hint="it was written by another version of vfpool: use that one")
         settings = document["baseline"]["settings"]
         link = document["baseline"]["link"]
+        identity, ipam = document.get("identity"), document.get("ipam")
         mac, state = settings["mac"], settings["link_state"]
         return Record(
             vf=PciAddress.parse(document["vf"]),
@@ -102,6 +124,8 @@ def parse_record(text: str) -> Record:
             ),
             sets_mac=bool(document["sets_mac"]),
             result=document["result"],
+            identity=None if identity is None else int(identity),
+            ipam=None if ipam is None else Delegation(**ipam),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SriovError(f"not a record: {error!r}") from None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cni.attach import BUDGET, Attachments, Call
+from cni.attach import BUDGET, Attachments, Invocation
 from cni.protocol import VERSIONS, Command, format_error, parse_config, parse_request
 from cni.wire import Answer
 from sriov.errors import SriovError
@@ -29,8 +29,8 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
     try:
         request = parse_request(env, stdin)
         if request.command is Command.VERSION:
-            return _answer(0, {"cniVersion": request.version, "supportedVersions": VERSIONS})
-        call = Call(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
+            return answer_version(stdin)
+        call = Invocation(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
         result = attachments.handle(call)
     except SriovError as error:
         log.warning("%s: failed after %.0f ms: %s", shown, 1000 * (time.monotonic() - started), error)
@@ -40,6 +40,12 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
         return fail(SriovError(f"internal error: {error!r}"), stdin)
     log.info("%s: done in %.0f ms", shown, 1000 * (time.monotonic() - started))
     return _answer(0, result)
+
+
+def answer_version(stdin: bytes) -> Answer:
+    """VERSION asks for nothing of the node: neither an agent nor its records."""
+    request = parse_request({"CNI_COMMAND": Command.VERSION}, stdin)
+    return _answer(0, {"cniVersion": request.version, "supportedVersions": VERSIONS})
 
 
 def _answer(status: int, document: Mapping[str, Any] | None) -> Answer:

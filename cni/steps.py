@@ -1,6 +1,6 @@
 """Which messages bring a VF into a pod and home again, in the order that its PF's driver allows.
 
-Pure: the handler in attach carries out what stands here.
+Pure: away and home carry out what stands here.
 """
 
 from __future__ import annotations

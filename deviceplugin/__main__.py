@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cni.attach import Attachments
+from cni.install import SHIM, install_executable
 from cni.kernel import Kernel, open_kernel
 from cni.server import Server
 from cni.store import Store
@@ -78,6 +79,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="the kubelet's folder (default: %(default)s)")
     parser.add_argument("--device-info-dir", type=Path, default=deviceinfo.DIRECTORY,
                         help="device-info files for Multus (default: %(default)s)")
+    parser.add_argument("--install-cni", type=Path, action="append", default=[], metavar="PATH",
+                        help="put the CNI executable there, /opt/cni/bin/vfpool say; may be given again")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser.parse_args(argv)
 
@@ -93,14 +96,18 @@ def _attachments(kernel: Kernel, args: argparse.Namespace) -> Iterator[Attachmen
     with ExitStack() as stack:
         stack.callback(store.close)
         attachments = Attachments(kernel, store)
-        attachments.reconcile()
+        attachments.repair.reconcile()
         server = stack.enter_context(Server(args.socket, attachments))
         stack.callback(args.socket.unlink, missing_ok=True)
         thread = threading.Thread(target=server.serve_forever, name="cni")
         thread.start()
         stack.callback(thread.join)
         stack.callback(server.shutdown)
+        stack.enter_context(attachments.repair.running())
         log.info("CNI calls are served on %s", args.socket)
+        for target in args.install_cni:
+            if install_executable(SHIM, target):
+                log.info("installed the CNI executable as %s", target)
         yield attachments
 
 
@@ -125,7 +132,7 @@ class Agent:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        with _Watch(loop, self._inventory.rescan):
+        with _Watch(loop, self._changed):
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._inventory.run(lambda: self._scan(loop)), name="inventory"),
@@ -136,6 +143,10 @@ class Agent:
                 log.info("stopping")
                 for task in running:
                     task.cancel()
+
+    def _changed(self) -> None:
+        self._inventory.rescan()
+        self._attachments.repair.hint()
 
     def _scan(self, loop: asyncio.AbstractEventLoop) -> Assignment:
         host = scan_host(self._kernel.sysfs)

@@ -1,5 +1,6 @@
 """IPAM delegation with real child processes: plugins are small scripts in a folder of CNI_PATH."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from cni.ipam import ipam_add, ipam_delete
+from cni.ipam import ipam_add, ipam_delete, ipam_release, remember_ipam
 from cni.protocol import CniError, Command, Ip, Request
 from tests.cni.test_protocol import ADDRESSES, GOLDEN
 
@@ -158,3 +159,16 @@ def test_what_cannot_be_run(plugin, request_of, interpreter, mode, reason):
     code, message, _ = refusal(ipam_add, "fake", request_of(), 10)
     assert code == 103
     assert re.fullmatch(f"IPAM plugin fake: cannot run {path}: {reason}", message)
+
+
+def test_release_without_a_runtime_asks_as_the_add_did(plugin, request_of, tmp_path):
+    plugin(f"import json, os, sys\njson.dump([dict(os.environ), json.load(sys.stdin)], "
+           f"open({str(tmp_path / 'got')!r}, 'w'))\n" + say({}))
+    add = request_of(CNI_ARGS="IP=10.0.0.1;K8S_POD_NAME=\udcff", CNI_OTHER="x")
+    config = {"name": "net", "ipam": {"type": "fake", "x": [1, "\u00e9"]}}
+    ipam_release(remember_ipam("fake", dataclasses.replace(add, config=config)), 10)
+    environment, stdin = json.loads((tmp_path / "got").read_text())
+    assert stdin == config
+    assert {key: value for key, value in environment.items() if key.startswith("CNI_")} == {
+        "CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1", "CNI_NETNS": "",
+        "CNI_ARGS": "IP=10.0.0.1;K8S_POD_NAME=\udcff", "CNI_PATH": add.environment["CNI_PATH"]}

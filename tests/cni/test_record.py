@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni.record import Baseline, HomeLink, Owner, Phase, Record, format_record, parse_record
+from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record, format_record, parse_record
 from cni.store import Store
 from sriov.errors import HostError, Refused, SriovError
 from sriov.model import LinkState, VfSettings
@@ -36,7 +36,9 @@ records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
     owner=st.builds(Owner, container_id=texts, ifname=texts, network=texts, netns=texts,
-                    cookie=st.integers(0, 2**64 - 1)),
+                    cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1)),
+    identity=st.none() | st.integers(0, 2**64 - 1),
+    ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
     baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
         HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans())))
 
@@ -79,6 +81,12 @@ def test_a_torn_record_is_never_read_as_another(made, data):
 DOCUMENT_PARTS = ("vf", "pf", "index", "phase", "owner", "baseline", "format", "boot_id", "sets_mac")
 wrong_values: st.SearchStrategy[object] = st.sampled_from(
     [None, 5, float("inf"), "", "x", [], {}, {"link": 3, "settings": {}, "admin_mac": 1}])
+
+
+def test_a_record_without_what_came_later():
+    document = json.loads(format_record(record()))
+    del document["identity"], document["ipam"], document["owner"]["file_system"]
+    assert parse_record(json.dumps(document)) == record()
 
 
 @given(st.sampled_from(DOCUMENT_PARTS), wrong_values)

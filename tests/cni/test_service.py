@@ -1,5 +1,6 @@
 """One call to an answer: whatever happens inside, the runtime reads a document and an exit status."""
 
+import io
 import json
 import logging
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from cni.__main__ import main
 from cni.attach import BUDGET, Attachments
 from cni.protocol import VERSIONS, CniError, Command
 from cni.service import answer, fail
@@ -102,3 +104,12 @@ def test_any_call_is_answered_and_none_is_a_bug(env, stdin):
     document = json.loads(reply.document)
     assert reply.status == (1 if "code" in document else 0)
     assert "internal error" not in document.get("msg", "")
+
+
+def test_version_needs_neither_agent_nor_state(tmp_path):
+    """`python -m cni`."""
+    env = {"CNI_COMMAND": "VERSION", "VFPOOL_SOCKET": f"{tmp_path}/sock", "VFPOOL_STATE": f"{tmp_path}/state"}
+    out = io.BytesIO()
+    assert main(env, io.BytesIO(b'{"cniVersion": "1.0.0"}'), out) == 0
+    assert json.loads(out.getvalue()) == {"cniVersion": "1.0.0", "supportedVersions": list(VERSIONS)}
+    assert list(tmp_path.iterdir()) == []

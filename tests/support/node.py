@@ -36,12 +36,12 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
-def wait_for(what: str, ready: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """The first true answer of `ready`; fails after `timeout` seconds, naming what did not come."""
+def wait_for(what: str, ready: Callable[[], Any], timeout: float = PATIENCE, every: float = 0.02) -> Any:
+    """The first true answer of `ready`, asked `every` so many seconds; fails after `timeout`, naming what lacks."""
     deadline = time.monotonic() + timeout
     while not (answer := ready()):
         assert time.monotonic() < deadline, f"{what}: not within {timeout:.0f} s"
-        time.sleep(0.02)
+        time.sleep(every)
     return answer
 
 
@@ -157,13 +157,14 @@ def config(device: str, **keys: Any) -> dict[str, Any]:
 class Cni:
     """Calls of a CNI executable, for one container at a time; `socket` is the agent's."""
 
-    def __init__(self, socket: Path, argv: tuple[str, ...] = (str(SHIM),)) -> None:
+    def __init__(self, socket: Path, argv: tuple[str, ...] = (str(SHIM),), path: str = CNI_PATH) -> None:
         self._socket = socket
         self._argv = argv
+        self._path = path
 
     def env(self, command: str, container: str, netns: str, ifname: str) -> dict[str, str]:
         return {**os.environ, "VFPOOL_SOCKET": str(self._socket), "CNI_COMMAND": command,
-                "CNI_CONTAINERID": container, "CNI_NETNS": netns, "CNI_IFNAME": ifname, "CNI_PATH": CNI_PATH}
+                "CNI_CONTAINERID": container, "CNI_NETNS": netns, "CNI_IFNAME": ifname, "CNI_PATH": self._path}
 
     def start(self, command: str, conf: Mapping[str, Any], container: str, netns: str,
               ifname: str = "net1") -> subprocess.Popen[str]:
@@ -191,10 +192,10 @@ class Cni:
 
 
 class Agent:
-    """`vfpool-agent` as a process with folders of its own under `root`."""
+    """`vfpool-agent` as a process with folders of its own under `root`; `runner` is a command that execs it."""
 
     def __init__(self, root: Path, pool_file: str, program: tuple[str, ...] = ("-m", "deviceplugin"),
-                 log_level: str = "debug") -> None:
+                 log_level: str = "debug", runner: tuple[str, ...] = ()) -> None:
         self.root = root
         self.socket = root / "cni.sock"
         self.state = root / "state"
@@ -202,6 +203,7 @@ class Agent:
         self.log = root / "agent.log"
         self._program = program
         self._log_level = log_level
+        self._runner = runner
         root.mkdir(parents=True, exist_ok=True)
         (root / "pools.yaml").write_text(pool_file)
         self._process: subprocess.Popen[bytes] | None = None
@@ -210,7 +212,7 @@ class Agent:
         """Start, and wait until CNI calls are served."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self._program, "--pool-file", str(self.root / "pools.yaml"),
+                [*self._runner, sys.executable, *self._program, "--pool-file", str(self.root / "pools.yaml"),
                  "--state-dir", str(self.state), "--socket", str(self.socket), "--kubelet-dir", str(self.kubelet),
                  "--device-info-dir", str(self.root / "devinfo"), "--log-level", self._log_level],
                 stdout=log, stderr=log, env={**os.environ, **env},

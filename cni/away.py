@@ -1,0 +1,115 @@
+"""Take a VF away into a pod: what an ADD changes in the kernel. `home` is the way back."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cni.kernel import Kernel, Vf
+from cni.netconf import NetConf
+from cni.protocol import Addresses
+from cni.steps import MacOrder, difference, plan_attach
+from sriov.errors import HostError, Refused
+from sriov.model import Link, VfSettings, is_userspace
+from sriov.netlink import Links
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod's network namespace, open, and the name that the VF's netdev gets in it."""
+
+    links: Links
+    netns_fd: int
+    ifname: str
+
+
+def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None) -> Link | None:
+    """The VF's netdev on the host, once udev is done with it; None for a VF driven from user space.
+
+    `came_home` is what this process brought home last: that has been through udev.
+    """
+    driver = kernel.sysfs.read_driver(vf.address)
+    if driver is None:
+        raise Refused(f"{vf} has no driver", hint="its pool's `driver` says which one it shall have")
+    if is_userspace(driver):
+        return None
+    link = kernel.find_link(host, vf.address)
+    if link is None:
+        raise Refused(f"the netdev of {vf} is not on the host: it is in another network namespace, and not "
+                      "by this agent")
+    if came_home is not None and (came_home.index, came_home.name) == (link.index, link.name):
+        return link          # udev keeps a name that was given
+    return kernel.find_link(host, vf.address) if kernel.settle(link.index) else link
+
+
+def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:
+    """Refuse before any change what would end half way: a PF that is down, a name that is taken."""
+    # A netdev's MAC goes by the PF's mailbox, and a PF that is down reads none.
+    if conf.mac is not None and vf.order is MacOrder.NETDEV_FIRST:
+        pf = host.find(vf.pf_index)
+        if pf is None or not pf.up:
+            raise HostError(f"cannot set a MAC on {vf}: its PF is down", hint=f"ip link set {vf.pf_name} up")
+    taken = pod.links.find(pod.ifname)
+    if taken is not None:
+        raise Refused(f"CNI_IFNAME: the pod already has an interface {pod.ifname} "
+                      f"(index {taken.index}, MAC {taken.mac})")
+
+
+def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetConf, current: VfSettings, pod: Pod,
+              check: Callable[[], None]) -> Link | None:
+    """All that `conf` wants of the VF, verified; its netdev as it is in the pod then, None for a vfio VF.
+
+    `link` is the netdev on the host; `current`: what the PF enforces now. `check` raises to end it between
+    two steps.
+    """
+    plan = plan_attach(vf.order, conf.settings, current, netdev=link is not None)
+    if plan.before is not None:
+        kernel.set_vf(host, vf, plan.before)
+    kernel.trace("settings")
+    check()
+    if link is not None:
+        _move(kernel, host, vf, link, conf, pod)
+        kernel.trace("move")
+    if plan.after is not None:
+        kernel.set_vf(host, vf, plan.after)
+        kernel.trace("mac")
+    check()
+    left = difference(conf.settings, kernel.settings(host, vf))
+    if left is not None:
+        raise HostError(f"{vf}: the driver accepted the settings, but these are not so: {left}")
+    return None if link is None else _find_moved(vf, conf, pod)
+
+
+def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> None:
+    """Give the pod's netdev what IPAM said."""
+    for ip in addresses.ips:
+        kernel.changes.run(pod.links.add_address, link.index, ip.address)
+    for route in addresses.routes:
+        gateway = route.gateway or next(
+            (ip.gateway for ip in addresses.ips if ip.address.version == route.to.version), None)
+        kernel.changes.run(pod.links.add_route, link.index, route.to, gateway)
+
+
+def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:
+    what = f"move {link.name} of {vf} into the pod as {pod.ifname}"
+    mtu = conf.mtu if conf.mtu != link.mtu else None
+    try:
+        kernel.changes.run(host.change, link.index, what, netns_fd=pod.netns_fd, name=pod.ifname, mac=conf.mac,
+                           mtu=mtu, up=True)
+    except HostError as error:
+        moved = pod.links.find_pci(vf.address)
+        if error.errno != errno.EADDRNOTAVAIL or conf.mac is None or moved is None:
+            raise
+        kernel.changes.run(pod.links.change, moved.index, what, name=pod.ifname, mtu=mtu)
+        kernel.set_mac(pod.links, vf, moved.index, conf.mac)
+
+
+def _find_moved(vf: Vf, conf: NetConf, pod: Pod) -> Link:
+    link = pod.links.find(pod.ifname)
+    if link is None or link.pci not in (None, vf.address):
+        raise HostError(f"{vf}: the kernel accepted the move, but {pod.ifname} is not in the pod")
+    for what, wanted, found in (("MAC", conf.mac, link.mac), ("MTU", conf.mtu, link.mtu)):
+        if wanted is not None and wanted != found:
+            raise HostError(f"{vf}: the driver accepted {what} {wanted}, but {pod.ifname} has {found}")
+    return link

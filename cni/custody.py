@@ -1,0 +1,202 @@
+"""Who has a VF: its lock and its record, and the way home once nobody has it any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from enum import StrEnum
+from functools import partial
+
+from cni.home import bring_home
+from cni.ipam import ipam_release
+from cni.kernel import Kernel
+from cni.locks import KeyedLocks
+from cni.netns import Sight, is_netns, links_in, look_at, open_netns
+from cni.record import Phase, Record
+from cni.store import Store
+from sriov.errors import Gone, Refused, SriovError
+from sriov.model import Link, is_userspace
+from sriov.netlink import Links
+from sriov.pci import PciAddress
+
+log = logging.getLogger(__name__)
+
+OWNER_GRACE = 5.0        # seconds: a VF may be allocated again before its old pod's DEL has come
+HANDED_BACK = 10.0       # seconds that the kernel may take to hand back the netdevs of a dead namespace
+_CLAIM_POLL = 0.2        # seconds
+
+
+class Loss(StrEnum):
+    """Why a VF is its record's owner's no more."""
+
+    REBOOTED = "the node has been rebooted since"
+    REMADE = "the VF is gone or was made anew"
+    UNFINISHED = "its ADD or DEL was never finished"
+    NETNS_GONE = "its network namespace is gone"
+    HELD = "its network namespace is gone, but something holds that open still, and the VF is in it"
+
+
+class Custody:
+    """Every record of the node passes through here on its way out; any number of threads may use it.
+
+    Whoever changes a VF or its record holds the VF's lock (`hold`, `claim`). `counts`: how often which loss
+    brought a VF home.
+    """
+
+    def __init__(self, kernel: Kernel, store: Store) -> None:
+        self.counts: Counter[Loss] = Counter()
+        self._kernel = kernel
+        self._store = store
+        self._locks = KeyedLocks()
+        self._freed = threading.Condition()
+        self._marked: set[PciAddress] = set()               # their PF had set their MAC, and did so again
+        self._home: dict[PciAddress, Link | None] = {}      # netdevs as this process brought them home
+
+    def hold(self, vf: PciAddress, deadline: float) -> AbstractContextManager[None]:
+        """The VF's lock; Busy where another call has it until `deadline` (time.monotonic)."""
+        return self._locks.hold(vf, f"VF {vf}", deadline)
+
+    def claim(self, stack: ExitStack, device: PciAddress, deadline: float, check: Callable[[], None]) -> None:
+        """Hold the VF's lock, with no other pod's record on it; wait a little for an old owner to leave.
+
+        `check` raises where the caller does not want it any more.
+        """
+        patience = min(deadline, time.monotonic() + OWNER_GRACE)
+        while True:
+            with ExitStack() as attempt:
+                attempt.enter_context(self.hold(device, deadline))
+                record = self._store.find(device)
+                if record is None or self.settle(record, patience, free=partial(self._free_or_log, record)):
+                    stack.push(attempt.pop_all())
+                    return
+                if time.monotonic() > patience:
+                    raise self._refusal(record)
+            check()
+            with self._freed:
+                self._freed.wait_for(lambda: self._store.find(device) is None, _CLAIM_POLL)
+
+    def find_loss(self, record: Record) -> Loss | None:
+        """Why the VF is to come home; None where its pod has it by a finished ADD, or may have it.
+
+        A path that does not open here proves nothing by itself: it may lie outside this process's mounts.
+        """
+        if record.boot_id != self._kernel.boot_id:
+            return Loss.REBOOTED
+        if self._was_remade(record):
+            return Loss.REMADE
+        if record.phase is not Phase.ATTACHED:
+            return Loss.UNFINISHED
+        sight = look_at(record.owner.netns, record.owner.cookie, record.owner.file_system)
+        if sight is Sight.ALIVE:
+            return None
+        if not self._has_netdev(record):
+            return Loss.NETNS_GONE if sight is Sight.DEAD else None
+        # The kernel hands a netdev back when the last holder of its namespace has gone, and not before.
+        if self._find_link(record.vf) is not None:
+            return Loss.NETNS_GONE
+        return Loss.HELD if sight is Sight.DEAD else None
+
+    def settle(self, record: Record, deadline: float, free: Callable[[], None] | None = None) -> bool:
+        """Bring the VF home if it is its owner's no more; whether it is free now. The caller holds its lock.
+
+        `free` gives its addresses back, by default as the record says.
+        """
+        if self._store.find(record.vf) is not record:
+            return self._store.find(record.vf) is None
+        loss = self.find_loss(record)
+        if loss is None or loss is Loss.HELD:
+            return False
+        if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
+            self._kernel.settle(link.index)      # udev names what comes back: after us is too late
+        self.release(record, None, deadline, free or partial(self._free, record, deadline))
+        with self._freed:
+            self.counts[loss] += 1
+        log.warning("VF %s: brought home: %s: %s", record.vf, record.owner, loss)
+        return True
+
+    def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None]) -> None:
+        """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds its lock.
+
+        `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
+        the other from being done; the record stays then, for another try.
+        """
+        failure: SriovError | None = None
+        for step in (partial(self._bring_home, record, pod_fd, deadline), free):
+            try:
+                step()
+            except SriovError as error:
+                if failure is None:
+                    failure = error
+                else:
+                    failure.add_note(str(error))
+        if failure is not None:
+            raise failure
+        self._store.delete(record)
+        with self._freed:
+            self._freed.notify_all()
+
+    def came_home(self, vf: PciAddress) -> Link | None:
+        """The VF's netdev as this process last brought it home."""
+        return self._home.get(vf)
+
+    def is_marked(self, vf: PciAddress) -> bool:
+        """Whether this process had the PF set the VF's MAC again when it brought that home."""
+        return vf in self._marked
+
+    # -- one record --------------------------------------------------------------------------------------
+
+    def _bring_home(self, record: Record, pod_fd: int | None, deadline: float) -> None:
+        if record.boot_id != self._kernel.boot_id or self._was_remade(record):
+            return                               # the baseline is another VF's
+        with ExitStack() as stack:
+            pod = _enter_own_netns(record, pod_fd, stack)
+            self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
+        if record.baseline.admin_mac:
+            self._marked.add(record.vf)
+
+    def _was_remade(self, record: Record) -> bool:
+        return record.identity not in (None, self._kernel.identity(record.vf))
+
+    def _has_netdev(self, record: Record) -> bool:
+        """Whether a netdev of this VF exists somewhere: it had one, and no other kind of driver since."""
+        driver = self._kernel.sysfs.read_driver(record.vf)
+        return record.baseline.link is not None and driver is not None and not is_userspace(driver)
+
+    def _find_link(self, vf: PciAddress) -> Link | None:
+        with Links.open() as host:
+            return self._kernel.find_link(host, vf)
+
+    def _free(self, record: Record, deadline: float) -> None:
+        if record.ipam is not None:
+            ipam_release(record.ipam, max(deadline - time.monotonic(), 1.0))
+
+    def _free_or_log(self, record: Record) -> None:
+        """An IPAM plugin that fails must not keep a VF that is home from its next pod."""
+        try:
+            self._free(record, time.monotonic() + OWNER_GRACE)
+        except SriovError as error:
+            log.error("%s: its addresses may stay reserved: %s", record.owner, error)
+
+    def _refusal(self, record: Record) -> Refused:
+        loss = self.find_loss(record)
+        hint = str(loss) if loss else None
+        if loss is None and record.owner.file_system is None:
+            hint = "that namespace cannot be seen from here: mount its folder with HostToContainer propagation"
+        return Refused(f"VF {record.vf} is in use: {record.owner} has it in {record.owner.netns}", hint=hint)
+
+
+def _enter_own_netns(record: Record, pod_fd: int | None, stack: ExitStack) -> Links | None:
+    """The links of the record's own namespace, by the descriptor handed in or by its path; None: it is dead."""
+    if pod_fd is not None and is_netns(pod_fd):
+        links = stack.enter_context(links_in(pod_fd))
+        if links.cookie == record.owner.cookie:
+            return links
+    try:
+        links = stack.enter_context(links_in(stack.enter_context(open_netns(record.owner.netns))))
+    except Gone:
+        return None
+    return links if links.cookie == record.owner.cookie else None

@@ -1,0 +1,64 @@
+"""Puts the CNI executable into the folder where the container runtime looks for plugins."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from sriov.errors import HostError
+
+SHIM = Path(__file__).parent / "shim" / "vfpool"
+
+
+def install_executable(source: Path, target: Path) -> bool:
+    """Make `target` an executable copy of `source`; false where it is one already. Raises HostError.
+
+    A runtime that starts `target` meanwhile gets the old one or the new one, whole. One process at a time
+    installs into a folder: the draft's name is always the same, so that a killed install's is found again.
+    """
+    draft = target.with_name(f".{target.name}.new")
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise HostError(f"cannot read the CNI executable {source}", errno=error.errno or 0,
+                        hint="`make shim` and the package's build compile it") from error
+    try:
+        draft.unlink(missing_ok=True)
+        if _is_current(target, content):
+            return False
+        try:
+            _write_executable(draft, content)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(target.parent)
+    except OSError as error:
+        raise HostError(f"cannot install the CNI executable as {target}", errno=error.errno or 0,
+                        hint="its folder has to exist and be writable") from error
+    return True
+
+
+def _is_current(target: Path, content: bytes) -> bool:
+    """A symbolic link is not: what it leads to is somebody else's."""
+    try:
+        mode = target.lstat().st_mode
+        return mode == stat.S_IFREG | 0o755 and target.read_bytes() == content
+    except FileNotFoundError:
+        return False
+
+
+def _write_executable(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), 0o755)      # whatever the umask
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,236 @@
+"""When repair looks, tries and speaks, on a clock of the tests' own; and what a namespace's path tells."""
+
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import threading
+import types
+from contextlib import contextmanager
+
+import pytest
+
+from cni import repair
+from cni.custody import HANDED_BACK, Custody, Loss
+from cni.locks import Busy
+from cni.netns import Sight, find_file_system, look_at, netns_cookie, open_netns
+from cni.protocol import Code
+from cni.repair import INTERVAL, LONGEST_REST, START_BUDGET, Repair
+from cni.store import Store
+from sriov.errors import HostError
+from tests.cni.test_record import record
+from tests.support.node import netns, run, wait_for
+
+ONE, TWO = record("0000:3b:02.1", "c1"), record("0000:3b:02.2", "c2")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that repair sees; set `now`."""
+    clock = types.SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(repair, "time", clock)
+    return clock
+
+
+class Fake(Custody):
+    """Custody whose VFs are lost and settled as the test says; `tried` are the VFs of all tries, in order."""
+
+    def __init__(self, store):
+        self.losses, self.failures, self.busy, self.tried = {}, {}, set(), []
+        self._records = store
+
+    def find_loss(self, record):
+        return self.losses.get(record.vf)
+
+    @contextmanager
+    def hold(self, vf, deadline):
+        if vf in self.busy:
+            raise Busy(Code.TRY_AGAIN_LATER, "busy")
+        yield
+
+    def settle(self, record, deadline, free=None):
+        self.tried.append(record.vf)
+        if record.vf in self.failures:
+            raise self.failures[record.vf]
+        self._records.delete(record)
+        return True
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store.open(tmp_path)
+    store.write(ONE)
+    store.write(TWO)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def custody(store):
+    return Fake(store)
+
+
+def messages(caplog):
+    return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
+def test_living_pods_are_let_be(store, custody, clock):
+    Repair(custody, store).reconcile()
+    assert (custody.tried, list(store)) == ([], [ONE, TWO])
+
+
+def test_lost_ones_are_settled_and_one_failure_is_its_own(store, custody, clock):
+    custody.losses = {ONE.vf: Loss.NETNS_GONE, TWO.vf: Loss.UNFINISHED}
+    custody.failures = {ONE.vf: HostError("no", errno=22)}
+    Repair(custody, store).reconcile()
+    assert list(store) == [ONE]
+
+
+@pytest.mark.parametrize("failure", [HostError("no", errno=22), KeyError("a bug")])
+def test_a_failure_rests_longer_each_time_and_is_said_once(store, custody, clock, caplog, failure):
+    custody.losses = {ONE.vf: Loss.NETNS_GONE}
+    custody.failures = {ONE.vf: failure}
+    made, tries = Repair(custody, store), []
+    for _ in range(400):
+        before = len(custody.tried)
+        made.reconcile()
+        if len(custody.tried) > before:
+            tries.append(clock.now)
+        clock.now += 1
+    rests = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert rests[:6] == [INTERVAL, 2 * INTERVAL, 4 * INTERVAL, 8 * INTERVAL, 16 * INTERVAL, LONGEST_REST]
+    assert set(rests[5:]) == {LONGEST_REST}
+    assert len(messages(caplog)) == 1
+    assert "VF 0000:3b:02.1 of container c1, net1 of network net is not home: " in messages(caplog)[0]
+    custody.failures = {ONE.vf: HostError("another reason")}
+    clock.now += LONGEST_REST
+    made.reconcile()
+    assert len(messages(caplog)) == 2
+
+
+def test_the_next_owner_of_a_vf_does_not_wait_for_the_rest_of_the_one_before(store, custody, clock):
+    custody.losses = {ONE.vf: Loss.NETNS_GONE}
+    custody.failures = {ONE.vf: HostError("no")}
+    made = Repair(custody, store)
+    made.reconcile()
+    store.write(record("0000:3b:02.1", "c3"))
+    made.reconcile()
+    assert custody.tried == [ONE.vf, ONE.vf]
+    store.write(record("0000:3b:02.1", "c3").detaching())     # the same owner's
+    made.reconcile()
+    assert custody.tried == [ONE.vf, ONE.vf]
+
+
+def test_a_vf_whose_lock_another_call_has_is_looked_at_again(store, custody, clock, caplog):
+    custody.losses, custody.busy = {ONE.vf: Loss.UNFINISHED}, {ONE.vf}
+    made = Repair(custody, store)
+    made.reconcile()
+    assert (custody.tried, messages(caplog)) == ([], [])
+    custody.busy.clear()
+    made.reconcile()
+    assert list(store) == [TWO]
+
+
+def test_a_namespace_that_is_held_is_said_once_and_not_at_once(store, custody, clock, caplog):
+    custody.losses = {ONE.vf: Loss.HELD}
+    made = Repair(custody, store)
+    for _ in range(100):
+        made.reconcile()
+        assert len(messages(caplog)) == (1 if clock.now >= 1000 + HANDED_BACK else 0)
+        clock.now += 1
+    assert custody.tried == []
+    custody.losses = {ONE.vf: Loss.NETNS_GONE}
+    made.reconcile()
+    assert list(store) == [TWO]
+
+
+def test_a_start_does_not_wait_for_all(store, custody, clock, caplog):
+    custody.losses = {ONE.vf: Loss.NETNS_GONE, TWO.vf: Loss.NETNS_GONE}
+    settle = custody.settle
+
+    def slowly(record, deadline, free=None):
+        clock.now += START_BUDGET + 1
+        return settle(record, deadline)
+
+    custody.settle = slowly
+    made = Repair(custody, store)
+    made.reconcile()
+    assert list(store) == [TWO]
+    assert messages(caplog) == ["1 of 2 records are left for later"]
+    made.reconcile()
+    assert list(store) == []
+
+
+def test_the_thread_looks_by_itself_and_at_a_hint_and_ends(store, custody, monkeypatch):
+    monkeypatch.setattr(repair, "INTERVAL", 0.01)
+    made, threads = Repair(custody, store), threading.active_count()
+    with made.running():
+        custody.losses = {ONE.vf: Loss.NETNS_GONE}
+        wait_for("the first", lambda: list(store) == [TWO])
+        monkeypatch.setattr(repair, "INTERVAL", 3600)
+        custody.losses = {TWO.vf: Loss.NETNS_GONE}
+        made.hint()
+        wait_for("the second", lambda: list(store) == [])
+    assert threading.active_count() == threads
+
+
+# ---- what a path tells --------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+class TestSight:
+    @pytest.fixture
+    def pod(self):
+        with netns() as path:
+            yield path
+
+    def seen(self, path):
+        """Cookie and file system, as an ADD writes them down."""
+        with open_netns(path) as fd:
+            return netns_cookie(path), find_file_system(path, fd)
+
+    def test_alive_then_dead(self, pod):
+        seen = self.seen(pod)
+        assert seen[1] == os.stat("/run/netns").st_dev
+        assert look_at(pod, *seen) is Sight.ALIVE
+        run("ip", "netns", "del", os.path.basename(pod))
+        assert look_at(pod, *seen) is Sight.DEAD
+        run("ip", "netns", "add", os.path.basename(pod))
+        assert look_at(pod, *seen) is Sight.DEAD
+
+    def test_path_that_was_never_visible(self, pod):
+        cookie, _ = self.seen(pod)
+        assert look_at(pod, cookie, None) is Sight.ALIVE
+        assert look_at(f"{pod}-not", cookie, None) is Sight.UNSEEN
+
+    def test_file_where_a_mount_did_not_come_through(self, pod):
+        seen = self.seen(pod)
+        run("umount", pod)
+        assert look_at(pod, *seen) is Sight.UNSEEN
+
+    def test_folder_that_is_not_mounted_here(self, pod, tmp_path):
+        cookie, file_system = self.seen(pod)
+        assert look_at("/proc/none/x", cookie, file_system) is Sight.UNSEEN
+        with netns() as other:      # what is there in a container of its own proves nothing either
+            assert look_at(other, cookie, file_system + 1) is Sight.UNSEEN
+
+    def test_namespace_of_a_process(self, pod):
+        code = "print(open('/proc/self/stat').read().split()[0], flush=True); input()"
+        with subprocess.Popen(["ip", "netns", "exec", os.path.basename(pod), sys.executable, "-c", code],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            path = f"/proc/{process.stdout.readline().strip()}/ns/net"
+            seen = self.seen(path)
+            assert seen == (netns_cookie(pod), os.stat("/proc").st_dev)
+            assert look_at(path, *seen) is Sight.ALIVE
+            process.stdin.close()
+            process.wait()
+            assert look_at(path, *seen) is Sight.DEAD
+
+    def test_descriptor_of_another_namespace(self, pod):
+        with netns() as other, open_netns(other) as fd:
+            assert find_file_system(pod, fd) is None
+            assert find_file_system(f"{pod}-not", fd) is None
