@@ -1,0 +1,77 @@
+"""What deploy/ holds as a whole: nothing forgotten, one namespace, examples that are right."""
+
+import json
+
+import pytest
+
+from cni.netconf import parse_netconf
+from cni.protocol import parse_config
+from sriov.poolfile import load_pool_file
+from tests.deploy.manifests import DEPLOY, pod_of, read, read_base
+
+NETWORKS = read(DEPLOY / "examples/networks.yaml")
+VF = "0000:21:10.0"
+
+
+def test_every_file_is_used():
+    listed = read(DEPLOY / "base/kustomization.yaml")[0]["resources"]
+    assert {path.name for path in (DEPLOY / "base").iterdir()} == {"kustomization.yaml", *listed}
+
+
+def test_one_namespace_privileged_because_of_the_agent():
+    objects = read_base()
+    labels = objects["Namespace", "vfpool-system"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+    cluster_wide = {"Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"}
+    assert {each["metadata"].get("namespace") for (kind, _), each in objects.items()
+            if kind not in cluster_wide} == {"vfpool-system"}
+
+
+def test_one_image_for_both():
+    image, = read(DEPLOY / "base/kustomization.yaml")[0]["images"]
+    project = (DEPLOY.parent / "pyproject.toml").read_text()
+    assert f'version = "{image["newTag"]}"' in project
+    for workload in (("DaemonSet", "vfpool-agent"), ("Deployment", "vfpool-webhook")):
+        assert [each["image"] for each in pod_of(read_base()[workload])["containers"]] == [image["name"]]
+
+
+def test_the_network_definition_is_the_specification_s():
+    definition, = read(DEPLOY / "crd/network-attachment-definitions.yaml")
+    names = definition["spec"]["names"]
+    version, = definition["spec"]["versions"]
+    assert definition["metadata"]["name"] == f"{names['plural']}.{definition['spec']['group']}"
+    assert (definition["spec"]["group"], version["name"], definition["spec"]["scope"]) == (
+        "k8s.cni.cncf.io", "v1", "Namespaced")
+    assert (names["plural"], names["singular"], names["kind"]) == (
+        "network-attachment-definitions", "network-attachment-definition", "NetworkAttachmentDefinition")
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert spec["properties"]["config"]["type"] == "string"
+    assert "required" not in spec      # a network may be known to the implementation by its name alone
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["metadata"]["name"])
+def test_an_example_network_is_accepted_without_a_warning(network):
+    config = parse_config(network["spec"]["config"].encode())
+    parsed = parse_netconf({**config, "deviceID": VF}, {})
+    assert parsed.warnings == ()
+    assert parsed.network == network["metadata"]["name"]
+
+
+def test_example_networks_name_resources_of_the_example_pools():
+    resources = {pool.resource for pool in load_pool_file(DEPLOY / "examples/pools.yaml").pools}
+    assert {each["metadata"]["annotations"]["k8s.v1.cni.cncf.io/resourceName"] for each in NETWORKS} == resources
+
+
+def test_example_networks_are_of_both_types_and_families():
+    configs = [json.loads(each["spec"]["config"]) for each in NETWORKS]
+    assert {config["type"] for config in configs} == {"vfpool", "sriov"}
+    ranges = [each["subnet"] for config in configs for group in config.get("ipam", {}).get("ranges", ())
+              for each in group]
+    assert {":" in subnet for subnet in ranges} == {True, False}
+
+
+def test_paths_in_the_readme_exist():
+    text = (DEPLOY / "README.md").read_text()
+    for name in ("base/agent.yaml", "crd", "components/drop-in", "examples"):
+        assert name in text
+        assert (DEPLOY / name).exists()
