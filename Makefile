@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PACKAGES := python3 python3-venv gcc libc6-dev musl-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lab-shell bench shim stubs format clean
+.PHONY: help demo test e2e e2e-long cluster compare lab lab-shell bench shim stubs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,8 +16,24 @@ demo: $(VENV)/ready shim ## a VF from a real (emulated) NIC into a pod's namespa
 	@$(RUN) -m tests.lab build
 	@timeout --foreground 300 $(RUN) -m tests.lab run -- python3 -u -m tests.lab.demo
 
-test: $(VENV)/ready shim ## every test tier that this machine can run
-	@$(RUN) -m pytest $(ARGS)
+test: $(VENV)/ready shim ## every test tier that this machine can run, but for the cluster
+	@$(RUN) -m pytest -m "not e2e and not long" $(ARGS)
+
+e2e: $(VENV)/ready shim ## the product on a real cluster: its node is the lab VM
+	@$(RUN) -m tests.e2e build
+	@$(RUN) -m pytest -m "e2e and not long" tests/e2e $(ARGS)
+
+e2e-long: $(VENV)/ready shim ## long trials on the cluster: 20 rounds of bursts
+	@$(RUN) -m tests.e2e build
+	@$(RUN) -m pytest -m "e2e and long" tests/e2e $(ARGS)
+
+cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
+	@$(RUN) -m tests.e2e build
+	@$(RUN) -m tests.e2e up
+
+compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side
+	@$(RUN) -m tests.e2e build
+	@$(RUN) -m tests.e2e compare
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache
 	@$(RUN) -m tests.lab build

@@ -12,7 +12,6 @@ _REQUIRED = pytest.StashKey[frozenset[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "e2e: a real cluster with the lab VM as its node (root, packages, Go)")
     try:
         config.stash[_REQUIRED] = parse_required(os.environ.get("VFPOOL_REQUIRE", ""))
     except ValueError as error:

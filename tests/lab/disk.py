@@ -1,4 +1,4 @@
-"""Folders of the host as disks of the guest: ext4 images made without a mount."""
+"""Disks of the guest: ext4 images made without a mount, most of them of a folder of the host."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ SHIM = "cni/shim/vfpool"    # built, so git ignores it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """An image, its ext4 label and where the guest mounts it."""
+    """An image, its ext4 label and where the guest mounts it.
+
+    What the guest writes to a `writable` disk is gone with the boot, unless it is `kept`: then it is in the
+    image as soon as the guest has written it back.
+    """
 
     image: Path
     label: str
     mount: str
     writable: bool = False
+    kept: bool = False
 
     def qemu_arguments(self) -> list[str]:
-        mode = "" if self.writable else ",readonly=on"
+        mode = ("snapshot=off" if self.kept else "snapshot=on") if self.writable else "readonly=on"
         return [
-            "-drive", f"if=none,id={self.label},file={self.image},format=raw,cache=unsafe{mode}",
+            "-drive", f"if=none,id={self.label},file={self.image},format=raw,cache=unsafe,{mode}",
             "-device", f"virtio-blk-pci,drive={self.label},bus=pcie.0",
         ]
 
@@ -61,10 +66,17 @@ def pack(folder: Path, image: Path, *, label: str, mount: str, writable: bool = 
     blocks = sum(path.lstat().st_size // 4096 + 2 for path in folder.rglob("*"))    # of 4 KiB, and an inode
     spare = 512 if writable else 16                                                 # MiB
     size = blocks * 4 * 11 // 10 + spare * 1024
-    made = subprocess.run(
-        mkfs_command(folder, image, label=label, size=f"{size}k"),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )
-    if made.returncode != 0:
-        raise LabError(f"mkfs.ext4 of {folder}: exit status {made.returncode}: {made.stdout.strip()}")
+    _run_mkfs(mkfs_command(folder, image, label=label, size=f"{size}k"), f"mkfs.ext4 of {folder}")
     return Disk(image=image, label=label, mount=mount, writable=writable)
+
+
+def make_empty(image: Path, *, label: str, mount: str, size: str) -> Disk:
+    """An empty disk, sparse, that outlives resets: kept and with a journal. `size` as mkfs has it: 8G."""
+    _run_mkfs(mkfs_command(None, image, label=label, size=size, journal=True), f"mkfs.ext4 of {image}")
+    return Disk(image=image, label=label, mount=mount, writable=True, kept=True)
+
+
+def _run_mkfs(command: list[str], title: str) -> None:
+    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if made.returncode != 0:
+        raise LabError(f"{title}: exit status {made.returncode}: {made.stdout.strip()}")

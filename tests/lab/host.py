@@ -7,11 +7,13 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from tests.lab.errors import LabError
 
 SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"    # mkfs.ext4: sbin is not on every PATH
-PACKAGES = {
+PACKAGES = {    # a program, or the path of a file, and the Debian package that has it
     "mmdebstrap": "mmdebstrap",
     "mkfs.ext4": "e2fsprogs",
     "ssh": "openssh-client",
@@ -34,8 +36,12 @@ def get_program(name: str) -> str:
     return path
 
 
-def missing_packages() -> tuple[str, ...]:
-    return tuple(sorted({package for name, package in PACKAGES.items() if find_program(name) is None}))
+def missing_packages(packages: Mapping[str, str] = PACKAGES) -> tuple[str, ...]:
+    return tuple(sorted({package for name, package in packages.items() if not _is_there(name)}))
+
+
+def _is_there(name: str) -> bool:
+    return Path(name).exists() if name.startswith("/") else find_program(name) is not None
 
 
 def unavailable() -> str | None:
@@ -61,11 +67,13 @@ def check_host() -> None:
         raise LabError(reason)
 
 
-def install_missing_packages() -> None:
+def install_missing_packages(packages: Mapping[str, str] = PACKAGES) -> None:
     """Install what is missing with apt-get, saying so in one line on stderr."""
-    missing = missing_packages()
+    missing = missing_packages(packages)
     if not missing:
         return
+    if find_program("apt-get") is None:
+        raise LabError(f"the lab needs what Debian has in {' '.join(missing)}", hint="install it")
     sys.stderr.write(f"lab: apt-get install {' '.join(missing)}\n")
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
     done = None
@@ -74,6 +82,6 @@ def install_missing_packages() -> None:
             argv, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )
-    if missing_packages():
+    if missing := missing_packages(packages):
         tail = "\n".join(done.stdout.splitlines()[-15:]) if done else ""
-        raise LabError(f"apt-get could not install {' '.join(missing_packages())}:\n{tail}")
+        raise LabError(f"apt-get could not install {' '.join(missing)}:\n{tail}")

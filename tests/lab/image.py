@@ -175,7 +175,6 @@ def _build(cache: Path, final: Path, requirements: Sequence[str]) -> None:
 
 
 def _debian(tree: Path) -> list[str]:
-    """mmdebstrap: half of debootstrap's time, and apt's own resolver."""
     before_packages = (
         'mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"',
         'echo MODULES=list > "$1/etc/initramfs-tools/conf.d/lab"',
@@ -186,16 +185,24 @@ def _debian(tree: Path) -> list[str]:
         for name, path in GUEST_FILES.items()
         for mode in [0o755 if os.access(_GUEST / name, os.X_OK) else 0o644]
     )
+    return debian_command(
+        tree, PACKAGES, "--variant=minbase",
+        *(f"--essential-hook={line}" for line in before_packages),
+        *(f"--customize-hook={line}" for line in after_packages),
+    )
+
+
+def debian_command(tree: Path, packages: Sequence[str], *options: str) -> list[str]:
+    """mmdebstrap (half of debootstrap's time, and apt's own resolver) of the suite into `tree`."""
     return [
         # A mount and PID namespace of its own: when we are killed, so is all of it, and no mount of
         # /dev or /proc is left in a folder that the next builder removes.
         get_program("setpriv"), "--pdeathsig", "KILL",
         get_program("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-        get_program("mmdebstrap"), "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+        get_program("mmdebstrap"), "--mode=root", f"--include={','.join(packages)}",
         '--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"',
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "doc", "locale")),
-        *(f"--essential-hook={line}" for line in before_packages),
-        *(f"--customize-hook={line}" for line in after_packages),
+        *options,
         SUITE, str(tree), *find_mirror(),
     ]
 
@@ -212,26 +219,52 @@ def find_mirror() -> list[str]:
 
 
 def _python(tree: Path, requirements: Sequence[str]) -> list[str]:
-    """pip under the tree's interpreter, so that markers and wheel tags are the guest's, on our network."""
+    return pip_command(tree, tree, requirements)
+
+
+def python_command(tree: Path) -> list[str]:
+    """The tree's interpreter, as a command for the host."""
+    return ["env", f"PYTHONHOME={tree}/usr", *_on_host(tree, f"usr/bin/{_interpreter(tree)}")]
+
+
+def site_folder(tree: Path) -> Path:
+    """Where the tree's interpreter looks for what pip installs."""
+    return tree / "usr/local/lib" / _interpreter(tree) / "dist-packages"
+
+
+def _interpreter(tree: Path) -> str:
+    """python3.N"""
+    found = sorted((tree / "usr/bin").glob("python3.[0-9]*"))
+    if not found:
+        raise LabError(f"no interpreter in {tree}")
+    return found[0].name
+
+
+def pip_command(tree: Path, target: Path, requirements: Sequence[str]) -> list[str]:
+    """pip under the tree's interpreter, so that markers and wheel tags are the guest's, on our network.
+
+    `target` is the tree, or another of the same suite that has no pip of its own.
+    """
     wheels = sorted((tree / "usr/share/python-wheels").glob("pip-*.whl"))
-    interpreter = next(iter(sorted((tree / "usr/bin").glob("python3.[0-9]*"))), None)
-    if not wheels or interpreter is None:
-        raise LabError(f"no pip wheel or no interpreter in {tree}")
-    target = tree / "usr/local/lib" / interpreter.name / "dist-packages"
+    if not wheels:
+        raise LabError(f"no pip wheel in {tree}")
     return [
-        "env", f"PYTHONHOME={tree}/usr",
-        *_on_host(tree, f"usr/bin/{interpreter.name}"), f"{wheels[-1]}/pip", "install",
+        *python_command(tree), f"{wheels[-1]}/pip", "install",
         "--quiet", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check",
         "--root-user-action=ignore",
-        "--target", str(target), *requirements,
+        "--target", str(site_folder(target)), *requirements,
     ]
 
 
-def mkfs_command(folder: Path, disk: Path, *, label: str, size: str) -> list[str]:
-    """A sparse ext4 image of the folder's content. No journal: no image outlives its boot."""
+def mkfs_command(
+    folder: Path | None, disk: Path, *, label: str, size: str, journal: bool = False
+) -> list[str]:
+    """A sparse ext4 image of the folder's content, or empty. A journal is for an image that outlives its boot."""
     return [
-        get_program("mkfs.ext4"), "-q", "-F", "-L", label, "-m", "0", "-O", "^has_journal",
-        "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", "-d", str(folder), str(disk), size,
+        get_program("mkfs.ext4"), "-q", "-F", "-L", label, "-m", "0",
+        *([] if journal else ["-O", "^has_journal"]),
+        "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", *(["-d", str(folder)] if folder else []),
+        str(disk), size,
     ]
 
 

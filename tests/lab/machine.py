@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,18 +39,28 @@ class Machine:
 
     Every boot starts from the pristine image, with the working tree as it is now at /vfpool. `shares`
     maps folders of the guest to folders here, brought in read-only; VFPOOL_PEERS is one where it is set.
+    `disks` are more of them, made by the caller. The guest reaches nothing of this machine, unless there
+    are `forwards`: then this machine's loopback is its 10.0.2.2, and each of these ports on 127.0.0.1 is the
+    same port there.
     Booted by a thread that ends, QEMU ends with it: the kernel's parent-death signal goes by thread.
     """
 
-    def __init__(self, topology: Topology | None = None, shares: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, topology: Topology | None = None, shares: Mapping[str, Path] | None = None, *,
+        disks: Sequence[Disk] = (), forwards: Sequence[int] = (),
+    ) -> None:
         self.topology = topology or Topology()
         self._shares = dict(shares or {})
+        self._more_disks = tuple(disks)
+        self._forwards = tuple(forwards)
         self._environment = dict(ENVIRONMENT)
-        if peers := os.environ.get("VFPOOL_PEERS"):
+        peers_given = any(disk.mount == "/peers" for disk in disks)
+        if (peers := os.environ.get("VFPOOL_PEERS")) and not peers_given:
             self._shares.setdefault("/peers", Path(peers))
-        if "/peers" in self._shares:
+        if "/peers" in self._shares or peers_given:
             self._environment["VFPOOL_PEERS"] = "/peers"
         self._scratch: Path | None = None
+        self._hardware: _Hardware | None = None
         self._qemu: subprocess.Popen[bytes] | None = None
         self._console = Console()
         self._channel: Channel | None = None
@@ -75,7 +86,8 @@ class Machine:
         # Not below TMPDIR: ssh's control socket in it must fit into the 108 bytes of sun_path.
         self._scratch = Path(tempfile.mkdtemp(prefix="vfpool-lab-", dir="/tmp"))
         try:
-            self._boot(image, self._scratch)
+            self._hardware = self._assemble(image, self._scratch)
+            self._boot(self._hardware)
         except BaseException:
             self.stop()
             raise
@@ -95,8 +107,25 @@ class Machine:
         except subprocess.TimeoutExpired:
             raise LabError(f"the lab did not power off within {timeout:g} s:\n{self.console_tail()}") from None
 
+    def reset(self) -> None:
+        """Cut the power and boot again, with the same disks, keys and forwards; LabError as at the start.
+
+        All is pristine again but for the `kept` disks: they have what the guest had written back.
+        """
+        if self._hardware is None:
+            raise LabError("the lab machine is not running", hint="enter it: with Machine() as machine")
+        self._end()
+        self._boot(self._hardware)
+
     def stop(self) -> None:
         """End the guest at once, written back or not; nothing where it has ended already."""
+        self._end()
+        self._hardware = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch)
+            self._scratch = None
+
+    def _end(self) -> None:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -105,21 +134,21 @@ class Machine:
             self._qemu.wait()
             self._console.join()
             self._qemu = None
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch)
-            self._scratch = None
 
-    def _boot(self, image: Image, scratch: Path) -> None:
-        Progress("lab").note("booting the VM")
-        keys = Keys.make(scratch)
+    def _assemble(self, image: Image, scratch: Path) -> _Hardware:
         disks = [checkout_disk(scratch)]
         for number, (mount, folder) in enumerate(sorted(self._shares.items())):
             disks.append(pack(folder, scratch / f"share{number}.img", label=f"share{number}", mount=mount))
+        disks += self._more_disks
         (scratch / "mounts").write_text("".join(disk.mount_line() for disk in disks))
+        return _Hardware(image=image, scratch=scratch, keys=Keys.make(scratch), disks=tuple(disks))
+
+    def _boot(self, hardware: _Hardware) -> None:
+        Progress("lab").note("booting the VM")
         for attempt in range(5):
             port = _free_port()
             self._console = Console()
-            command = self._arguments(image, scratch, disks, keys, port)
+            command = self._arguments(hardware, port)
             self._qemu = subprocess.Popen(
                 [get_program("setpriv"), "--pdeathsig", "KILL", *command],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -137,8 +166,10 @@ class Machine:
                 )
             Progress("lab").note(f"QEMU ended with status {status} while the VM booted, trying once more")
         else:
-            raise LabError("no free port on 127.0.0.1 for the lab's ssh in 5 attempts")
-        self._channel = Channel(scratch, keys, port, self._environment)
+            raise LabError(f"no free ports on 127.0.0.1 in 5 attempts:\n{self.console_tail(5)}")
+        # A folder for each boot: ssh takes a control socket that is left of the last for a live one.
+        folder = Path(tempfile.mkdtemp(dir=hardware.scratch))
+        self._channel = Channel(folder, hardware.keys, port, self._environment)
         try:
             self._channel.open()
         except LabError as error:
@@ -153,7 +184,8 @@ class Machine:
         except subprocess.TimeoutExpired:
             return None
 
-    def _arguments(self, image: Image, scratch: Path, disks: list[Disk], keys: Keys, port: int) -> list[str]:
+    def _arguments(self, hardware: _Hardware, port: int) -> list[str]:
+        image, scratch, keys = hardware.image, hardware.scratch, hardware.keys
         kernel = [
             "root=/dev/vda", "rootfstype=ext4", "rw", "init=/usr/local/sbin/lab-init", "console=ttyS0",
             "loglevel=5", "panic=-1", "modprobe.blacklist=kvm_amd,kvm_intel,iTCO_wdt",    # slow, of no use here
@@ -166,8 +198,8 @@ class Machine:
             "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(kernel),
             "-drive", f"if=none,id=root,file={image.disk},format=raw,snapshot=on,cache=unsafe",
             "-device", "virtio-blk-pci,drive=root,bus=pcie.0",
-            *(argument for disk in disks for argument in disk.qemu_arguments()),
-            "-netdev", f"user,id=way-in,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
+            *(argument for disk in hardware.disks for argument in disk.qemu_arguments()),
+            "-netdev", way_in(port, self._forwards),
             "-device", "virtio-net-pci,netdev=way-in,bus=pcie.0,romfile=",
             "-fw_cfg", f"name=opt/vfpool/host_key,file={keys.host}",
             "-fw_cfg", f"name=opt/vfpool/authorized_keys,file={keys.user}.pub",
@@ -175,7 +207,28 @@ class Machine:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hardware:
+    """What is the same for every boot of one machine."""
+
+    image: Image
+    scratch: Path
+    keys: Keys
+    disks: tuple[Disk, ...]
+
+
+def way_in(ssh: int, forwards: Sequence[int]) -> str:
+    """QEMU's netdev: closed, or open to this machine's loopback where ports are forwarded."""
+    # QEMU's IPv6 router announces itself, so the guest would take it for a default route.
+    opened = "restrict=off,ipv6=off" if forwards else "restrict=on"
+    ports = [(ssh, 22), *((port, port) for port in forwards)]
+    return ",".join([
+        "user", "id=way-in", opened, *(f"hostfwd=tcp:127.0.0.1:{here}-10.0.2.15:{there}" for here, there in ports),
+    ])
+
+
 def _free_port() -> int:
+    """A TCP port that nothing on 127.0.0.1 uses at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

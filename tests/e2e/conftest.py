@@ -1,0 +1,50 @@
+"""One cluster for the whole suite; after each test every VF is home again, or the test has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster
+
+_CLUSTER = pytest.StashKey[Cluster]()
+
+
+@pytest.fixture(scope="session")
+def running_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Booted at the first test that needs it, its progress seen on the terminal."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with Cluster() as cluster:
+        request.config.stash[_CLUSTER] = cluster
+        with capture.global_and_fixture_disabled():
+            cluster.install()
+            if cluster.peers.find("multus") is not None:
+                cluster.multus.use("thin")
+        yield cluster
+        del request.config.stash[_CLUSTER]
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
+    yield running_cluster
+    running_cluster.clean()
+
+
+@pytest.fixture
+def multus(cluster: Cluster) -> Cluster:
+    """The cluster, with Multus thin."""
+    if cluster.peers.find("multus") is None:
+        pytest.skip(cluster.peers.reason or "without Multus")
+    cluster.multus.use("thin")
+    return cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the node says stands below a failure."""
+    report = yield
+    if report.failed and (cluster := item.config.stash.get(_CLUSTER, None)) is not None:
+        for title, text in cluster.post_mortem():
+            report.sections.append((title, text))
+    return report

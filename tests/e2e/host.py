@@ -1,0 +1,90 @@
+"""What the node's kernel says: PFs, VFs, the agent's records, pods' network namespaces."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.e2e.node import Node
+from tests.support.node import differences, wait_for
+
+STATE = "/var/lib/vfpool"
+POLL = 0.5    # seconds between two looks
+
+
+class Host:
+    """The node's SR-IOV side. `baseline`: its links as they were when no pod had a VF."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.baseline: dict[str, Any] = {}
+
+    def links(self) -> dict[str, Any]:
+        """`ip -j -d link` of PCI devices in the host's netns, by name, as tests.support.node.links() has them.
+
+        Without counters that a pod's traffic moves, and without ifindex: a netdev that comes home may have a
+        new one.
+        """
+        found = json.loads(self._node.sh("ip -j -d link show"))
+        return {
+            link["ifname"]: {key: value for key, value in link.items() if key not in ("qdisc", "ifindex")}
+            for link in found if link.get("parentbus") == "pci"
+        }
+
+    def take_baseline(self) -> None:
+        self._node.sh("udevadm settle")
+        self.baseline = self.links()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The agent's records, one for each VF that is in a pod or not yet home."""
+        text = self._node.sh(f"cat {STATE}/vfs/*.json 2>/dev/null || true")
+        decoder, found, rest = json.JSONDecoder(), [], text.lstrip()
+        while rest:
+            record, end = decoder.raw_decode(rest)
+            found.append(record)
+            rest = rest[end:].lstrip()
+        return found
+
+    def astray(self) -> list[str]:
+        """Where the links differ from the baseline, and each record: nothing when every VF is home."""
+        return [*differences(self.baseline, self.links()), *(f"record {r['vf']}" for r in self.records())]
+
+    def wait_home(self, timeout: float = 30) -> None:
+        """Until every VF is home with its baseline and no record is left."""
+        try:
+            wait_for("every VF home", lambda: not self.astray(), timeout, POLL)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.astray()}") from None
+
+    def sandboxes(self) -> list[str]:
+        """Ids of pod sandboxes whose processes or network namespaces are left."""
+        return self._node.sh("ls /run/netns 2>/dev/null | grep ^cni- || true").split()
+
+    def enforced(self, vf: str) -> dict[str, Any]:
+        """What its PF enforces on a VF: the entry of `ip -j -d link show PF`."""
+        device = f"/sys/bus/pci/devices/{vf}"
+        name, index = self._node.sh(f"""
+            ls {device}/physfn/net
+            for entry in {device}/physfn/virtfn*; do
+                if [ "$(readlink -f $entry)" = "$(readlink -f {device})" ]; then echo "${{entry##*virtfn}}"; fi
+            done""").split()
+        (link,) = json.loads(self._node.sh(f"ip -j -d link show {name}"))
+        return dict(link["vfinfo_list"][int(index)])
+
+    def links_in(self, namespace: str, name: str, link: str = "") -> list[dict[str, Any]]:
+        """`ip -j -d address` in a pod: of one link, or of all."""
+        return list(json.loads(self.in_pod(namespace, name, f"ip -j -d address show {link}")))
+
+    def in_pod(self, namespace: str, name: str, command: str) -> str:
+        """Run a command of the node in a pod's network namespace."""
+        return self._node.sh(f"ip netns exec {self.netns(namespace, name)} {command}")
+
+    def netns(self, namespace: str, name: str) -> str:
+        """The name under /run/netns of a pod's network namespace, by the runtime's own word."""
+        labels = {"io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.namespace": namespace,
+                  "io.kubernetes.pod.name": name}
+        wanted = ",".join(f'labels."{label}"=={value}' for label, value in labels.items())    # a comma means "and"
+        (sandbox,) = self._node.sh(f"ctr -n k8s.io containers list -q '{wanted}'").split()
+        info = json.loads(self._node.sh(f"ctr -n k8s.io containers info {sandbox}"))
+        (path,) = [entry["path"] for entry in info["Spec"]["linux"]["namespaces"] if entry["type"] == "network"]
+        return str(path).rpartition("/")[2]

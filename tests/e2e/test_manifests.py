@@ -1,0 +1,57 @@
+"""deploy/ as the API server takes it, and the rights and mounts that the agent and the webhook then have."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from tests.e2e.cluster import DEPLOY, NAMESPACE, Cluster
+
+pytestmark = pytest.mark.e2e
+
+NET_ADMIN, SYS_ADMIN = 12, 21    # linux/capability.h
+READ = ["get", "list", "watch"]
+
+
+def test_everything_passes_the_server_side_dry_run(cluster: Cluster) -> None:
+    """As a user applies it, drop-in and NADs included; an unknown or misplaced field is refused."""
+    site = cluster.kubectl.kustomize(DEPLOY / "examples")
+    crd = (DEPLOY / "crd/network-attachment-definitions.yaml").read_text()
+    networks = (DEPLOY / "examples/networks.yaml").read_text()
+    everything = "---\n".join([crd, site, networks])
+    said = cluster.kubectl.run(
+        "apply", "--dry-run=server", "--validate=strict", "-f", "-", input=everything).stdout
+    wanted = {(each["kind"].lower(), each["metadata"]["name"]) for each in yaml.safe_load_all(everything) if each}
+    lines = re.findall(r"^(\S+)/(\S+) \w+ \(server dry run\)$", said, re.MULTILINE)
+    assert {(kind.partition(".")[0], name) for kind, name in lines} == wanted
+
+
+@pytest.mark.parametrize(("account", "rules"), [
+    ("vfpool-agent", {}),
+    ("vfpool-webhook", {"network-attachment-definitions.k8s.cni.cncf.io": READ}),
+])
+def test_accounts_have_the_rights_that_are_used(
+    cluster: Cluster, account: str, rules: dict[str, list[str]]
+) -> None:
+    """Beyond what every identity has in this cluster (asking for its own rights, reading API discovery)."""
+    def listed(name: str) -> set[tuple[str, ...]]:
+        said = cluster.kubectl.run(
+            "auth", "can-i", "--list", "--no-headers", f"--as=system:serviceaccount:{NAMESPACE}:{name}",
+            "--as-group=system:serviceaccounts", "--as-group=system:authenticated").stdout
+        return {tuple(line.split(maxsplit=1)) for line in said.splitlines()}
+
+    more = listed(account) - listed("nobody-at-all")
+    found = {line[0]: sorted(re.findall(r"\[([a-z ]*)\]$", line[1])[0].split()) for line in more}
+    assert found == rules
+
+
+def test_the_agent_runs_with_two_capabilities_and_no_token(cluster: Cluster) -> None:
+    (name,) = cluster.agent_pods()
+    status = cluster.kubectl.exec(name, "cat", "/proc/1/status", namespace=NAMESPACE).stdout
+    effective = int(re.findall(r"CapEff:\s*(\w+)", status)[0], 16)
+    assert effective == 1 << NET_ADMIN | 1 << SYS_ADMIN
+    assert re.findall(r"Seccomp:\s*(\d)", status) == ["2"]
+    paths = cluster.kubectl.exec(name, "cat", "/proc/1/mounts", namespace=NAMESPACE).stdout
+    assert "serviceaccount" not in paths

@@ -1,0 +1,60 @@
+"""The node loses power and boots again from the same disk."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.cluster import EXPECTED, Cluster, is_running
+from tests.e2e.pods import STATUS, container, network, pod
+from tests.support.node import wait_for
+
+pytestmark = pytest.mark.e2e
+
+ALLOCATABLE = 30.0    # seconds from node Ready until every VF is allocatable
+REPLICAS = 3
+
+
+def test_reboot(multus: Cluster) -> None:
+    """VFs are made again from the pool file, old records are settled, and what has a controller works again."""
+    multus.kubectl.apply(network("after", vlan=55, subnets=["10.56.5.0/24"]))
+    multus.kubectl.apply(deployment("app", "after"), pod("bare", networks="after"))
+    wait_for("the Deployment", lambda: len(ready(multus)) == REPLICAS, 120, 0.5)
+    multus.wait_running("bare")
+    boot = multus.node.sh("cat /proc/sys/kernel/random/boot_id")
+    assert len(multus.host.records()) == REPLICAS + 1
+
+    multus.node.reset()
+    assert multus.node.sh("cat /proc/sys/kernel/random/boot_id") != boot
+    multus.wait_node_ready()
+    multus.wait_allocatable(EXPECTED, ALLOCATABLE)
+    wait_for("the Deployment again", lambda: len(ready(multus)) == REPLICAS, 180, 0.5)
+
+    first, *others = ready(multus)
+    for other in others:
+        multus.ping(first, multus.address_of(other))
+    with_network = set(ready(multus)) | ({"bare"} if is_running(multus.pod("bare")) else set())
+    for name in with_network:
+        status = json.loads(multus.pod(name)["metadata"]["annotations"][STATUS])
+        assert any(entry["interface"] == "net1" for entry in status)
+    wait_for("no record of the time before", lambda: len(multus.host.records()) == len(with_network), 30, 0.5)
+    leased = multus.node.sh("ls /var/lib/cni/networks/after | grep -c ^10").strip()
+    assert int(leased) == len(with_network)
+
+
+def ready(cluster: Cluster) -> list[str]:
+    """Names of the Deployment's pods that run."""
+    pods = cluster.kubectl.get("pods", selector="app=app")["items"]
+    return sorted(pod["metadata"]["name"] for pod in pods if is_running(pod))
+
+
+def deployment(name: str, networks: str) -> dict[str, object]:
+    labels = {"app": name}
+    template = pod("", container(), networks=networks, labels=labels)
+    metadata = {"labels": labels, "annotations": template["metadata"]["annotations"]}
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": REPLICAS, "selector": {"matchLabels": labels},
+                 "template": {"metadata": metadata, "spec": template["spec"]}},
+    }
