@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cni.annotation import NETWORKS, parse_networks
 from sriov.errors import InputError, SriovError
 from sriov.model import Link
 from sriov.poolfile import PoolFile, load_pool_file
@@ -57,8 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--host", action="store_true", help="show which VFs of this node each pool gets")
     check.set_defaults(run=_check)
 
-    for command in (discover, check):
+    networks = commands.add_parser("networks", help=f"check the text of a pod's annotation {NETWORKS}")
+    networks.add_argument("text", metavar="TEXT", help="the annotation's value; - reads it from stdin")
+    networks.add_argument("--namespace", default="default", help="the pod's (default: %(default)s)")
+    networks.set_defaults(run=_networks)
+
+    for command in (discover, check, networks):
         command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    for command in (discover, check):
         command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
     return parser
 
@@ -101,6 +108,24 @@ def _check(arguments: argparse.Namespace, read_links: LinkReader) -> int:
     else:
         _print(format_assignment(host, assignment))
     return FAILED if host.unreadable else DONE
+
+
+def _networks(arguments: argparse.Namespace, _: LinkReader) -> int:
+    text = sys.stdin.read().strip() if arguments.text == "-" else arguments.text
+    networks = parse_networks(text, arguments.namespace)
+    _warn(networks.warnings)
+    asked = [
+        {"namespace": ref.namespace, "name": ref.name, "interface": ref.interface or f"net{ref.index + 1}",
+         "mac": ref.mac, "ips": [str(address) for address in ref.ips]}
+        for ref in networks.refs
+    ]
+    if arguments.output == "json":
+        _print(json.dumps({"networks": asked, "warnings": networks.warnings}, indent=2))
+    else:
+        for ref in asked:
+            details = [text for text in (ref["mac"], *ref["ips"]) if text]
+            _print(" ".join([f"{ref['namespace']}/{ref['name']} as {ref['interface']}", *details]))
+    return DONE
 
 
 def _describe(file: PoolFile) -> Iterator[str]:

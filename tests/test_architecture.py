@@ -22,6 +22,7 @@ PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
     "cni.protocol", "cni.netconf", "cni.annotation", "cni.record", "cni.steps",
     "deviceplugin.allocation",
+    "admission.pod", "admission.review", "admission.mutation",
 )
 
 # What pure modules may have of the standard library: no files, sockets, processes, clocks, randomness, loops.

@@ -13,6 +13,7 @@ def main() -> int:
     commands = {
         "scan of 1,024 synthetic VFs": [*here, "tests.bench.scan"],
         "the CNI executable's own cost": [*here, "tests.bench.shim"],
+        "the webhook": [*here, "tests.bench.webhook"],
     }
     if (reason := unavailable("lab")) is None:
         guest = ["--", "python3", "-u", "-m", "tests.bench.attach"]

@@ -181,3 +181,19 @@ def test_reader_that_goes_away_is_no_traceback(tree):
     assert child.stderr.read() == ""
     child.stderr.close()
     assert child.wait(timeout=30) == 1
+
+
+def test_networks_of_an_annotation(capsys):
+    text = '[{"name": "fast", "mac": "02:00:00:00:00:01"}, {"name": "slow", "namespace": "other", "interface": "data0"}]'
+    assert main(["networks", text, "--namespace", "apps"]) == 0
+    assert capsys.readouterr().out == "apps/fast as net1 02:00:00:00:00:01\nother/slow as data0\n"
+    assert main(["networks", "fast@net7", "-o", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["networks"]
+    assert found == {"namespace": "default", "name": "fast", "interface": "net7", "mac": None, "ips": []}
+
+
+def test_networks_names_every_problem(capsys):
+    assert main(["networks", "fast,,Fast"]) == 2
+    refused = capsys.readouterr().err
+    assert "networks[1]" in refused
+    assert "networks[2]" in refused
