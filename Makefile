@@ -20,19 +20,15 @@ test: $(VENV)/ready shim ## every test tier that this machine can run, but for t
 	@$(RUN) -m pytest -m "not e2e and not long" $(ARGS)
 
 e2e: $(VENV)/ready shim ## the product on a real cluster: its node is the lab VM
-	@$(RUN) -m tests.e2e build
 	@$(RUN) -m pytest -m "e2e and not long" tests/e2e $(ARGS)
 
 e2e-long: $(VENV)/ready shim ## long trials on the cluster: 20 rounds of bursts
-	@$(RUN) -m tests.e2e build
 	@$(RUN) -m pytest -m "e2e and long" tests/e2e $(ARGS)
 
 cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
-	@$(RUN) -m tests.e2e build
 	@$(RUN) -m tests.e2e up
 
 compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side
-	@$(RUN) -m tests.e2e build
 	@$(RUN) -m tests.e2e compare
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache

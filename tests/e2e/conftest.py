@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,16 +14,17 @@ _CLUSTER = pytest.StashKey[Cluster]()
 
 @pytest.fixture(scope="session")
 def running_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Booted at the first test that needs it, its progress seen on the terminal."""
+    """Built and booted at the first test that needs it, its progress seen on the terminal."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
-    with Cluster() as cluster:
-        request.config.stash[_CLUSTER] = cluster
+    with ExitStack() as stack:
         with capture.global_and_fixture_disabled():
+            cluster = stack.enter_context(Cluster())
+            request.config.stash[_CLUSTER] = cluster
+            stack.callback(request.config.stash.__delitem__, _CLUSTER)
             cluster.install()
             if cluster.peers.find("multus") is not None:
                 cluster.multus.use("thin")
         yield cluster
-        del request.config.stash[_CLUSTER]
 
 
 @pytest.fixture

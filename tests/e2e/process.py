@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.lab.child import bound_to_parent
 from tests.lab.errors import LabError
-from tests.lab.host import get_program
 
 TAIL = 25             # lines of the log that an error shows
 STOP_SECONDS = 10     # from SIGTERM to SIGKILL
@@ -23,9 +23,6 @@ POLL_SECONDS = 0.05
 # Below the kernel's ephemeral ports (by its default): no bind to port 0 and no outgoing connection takes one of
 # these between look and use, or while its server is stopped for a while.
 PORTS = range(20_000, 32_768)
-
-# A parent that ends before setpriv has asked for the signal never causes one: then there is another parent.
-IF_PARENT_LIVES = 'test "$PPID" = "$0" && exec "$@"'
 
 
 class Process:
@@ -74,8 +71,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
-                [get_program("setpriv"), "--pdeathsig", "KILL", "--",
-                 "/bin/sh", "-c", IF_PARENT_LIVES, str(os.getpid()), *self._argv],
+                bound_to_parent(self._argv),
                 cwd=self._cwd, env=self._environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )
