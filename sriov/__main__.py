@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cni.annotation import NETWORKS, parse_networks
+from cni.annotation import NETWORKS, NetworkRef, parse_networks
 from sriov.errors import InputError, SriovError
 from sriov.model import Link
 from sriov.poolfile import PoolFile, load_pool_file
@@ -114,18 +114,22 @@ def _networks(arguments: argparse.Namespace, _: LinkReader) -> int:
     text = sys.stdin.read().strip() if arguments.text == "-" else arguments.text
     networks = parse_networks(text, arguments.namespace)
     _warn(networks.warnings)
-    asked = [
-        {"namespace": ref.namespace, "name": ref.name, "interface": ref.interface or f"net{ref.index + 1}",
-         "mac": ref.mac, "ips": [str(address) for address in ref.ips]}
-        for ref in networks.refs
-    ]
     if arguments.output == "json":
-        _print(json.dumps({"networks": asked, "warnings": networks.warnings}, indent=2))
+        documents = [
+            {"namespace": ref.namespace, "name": ref.name, "interface": _interface(ref), "mac": ref.mac,
+             "ips": [str(address) for address in ref.ips]}
+            for ref in networks.refs
+        ]
+        _print(json.dumps({"networks": documents, "warnings": networks.warnings}, indent=2))
     else:
-        for ref in asked:
-            details = [text for text in (ref["mac"], *ref["ips"]) if text]
-            _print(" ".join([f"{ref['namespace']}/{ref['name']} as {ref['interface']}", *details]))
+        for ref in networks.refs:
+            details = [str(each) for each in (ref.mac, *ref.ips) if each is not None]
+            _print(" ".join([f"{ref.namespace}/{ref.name} as {_interface(ref)}", *details]))
     return DONE
+
+
+def _interface(ref: NetworkRef) -> str:
+    return ref.interface or f"net{ref.index + 1}"
 
 
 def _describe(file: PoolFile) -> Iterator[str]:

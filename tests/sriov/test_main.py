@@ -184,8 +184,9 @@ def test_reader_that_goes_away_is_no_traceback(tree):
 
 
 def test_networks_of_an_annotation(capsys):
-    text = '[{"name": "fast", "mac": "02:00:00:00:00:01"}, {"name": "slow", "namespace": "other", "interface": "data0"}]'
-    assert main(["networks", text, "--namespace", "apps"]) == 0
+    asked = [{"name": "fast", "mac": "02:00:00:00:00:01"},
+             {"name": "slow", "namespace": "other", "interface": "data0"}]
+    assert main(["networks", json.dumps(asked), "--namespace", "apps"]) == 0
     assert capsys.readouterr().out == "apps/fast as net1 02:00:00:00:00:01\nother/slow as data0\n"
     assert main(["networks", "fast@net7", "-o", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["networks"]
