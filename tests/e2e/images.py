@@ -80,4 +80,6 @@ def busybox_layer() -> Layer:
         "etc/group": file("root:x:0:\n"),
         "root": directory(0o700),
         "tmp": directory(0o1777),
+        "run": directory(),
+        "var/run": link("/run"),    # as in any Debian: mounts are found below both
     })

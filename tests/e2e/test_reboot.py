@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.e2e.cluster import EXPECTED, Cluster, is_running
+from tests.e2e.cluster import EXPECTED, POLL, Cluster, is_running
 from tests.e2e.pods import STATUS, container, network, pod
 from tests.support.node import wait_for
 
@@ -20,8 +20,9 @@ def test_reboot(multus: Cluster) -> None:
     """VFs are made again from the pool file, old records are settled, and what has a controller works again."""
     multus.kubectl.apply(network("after", vlan=55, subnets=["10.56.5.0/24"]))
     multus.kubectl.apply(deployment("app", "after"), pod("bare", networks="after"))
-    wait_for("the Deployment", lambda: len(ready(multus)) == REPLICAS, 120, 0.5)
+    wait_for("the Deployment", lambda: len(ready(multus)) == REPLICAS, 120, POLL)
     multus.wait_running("bare")
+    before = container_ids(multus)
     boot = multus.node.sh("cat /proc/sys/kernel/random/boot_id")
     assert len(multus.host.records()) == REPLICAS + 1
 
@@ -29,7 +30,9 @@ def test_reboot(multus: Cluster) -> None:
     assert multus.node.sh("cat /proc/sys/kernel/random/boot_id") != boot
     multus.wait_node_ready()
     multus.wait_allocatable(EXPECTED, ALLOCATABLE)
-    wait_for("the Deployment again", lambda: len(ready(multus)) == REPLICAS, 180, 0.5)
+    # Until the kubelet has looked, the API server believes that the old containers run.
+    wait_for("the Deployment again", lambda: len(ready(multus)) == REPLICAS and not container_ids(multus) & before,
+             180, POLL)
 
     first, *others = ready(multus)
     for other in others:
@@ -38,15 +41,25 @@ def test_reboot(multus: Cluster) -> None:
     for name in with_network:
         status = json.loads(multus.pod(name)["metadata"]["annotations"][STATUS])
         assert any(entry["interface"] == "net1" for entry in status)
-    wait_for("no record of the time before", lambda: len(multus.host.records()) == len(with_network), 30, 0.5)
+    wait_for("no record of the time before", lambda: len(multus.host.records()) == len(with_network), 30, POLL)
     leased = multus.node.sh("ls /var/lib/cni/networks/after | grep -c ^10").strip()
     assert int(leased) == len(with_network)
+    multus.kubectl.run("delete", "deployments,pods", "--all", "--now", "--wait", timeout=120)
+    multus.host.wait_home(60, macs=False)
+    multus.host.take_baseline()
 
 
 def ready(cluster: Cluster) -> list[str]:
     """Names of the Deployment's pods that run."""
     pods = cluster.kubectl.get("pods", selector="app=app")["items"]
     return sorted(pod["metadata"]["name"] for pod in pods if is_running(pod))
+
+
+def container_ids(cluster: Cluster) -> set[str]:
+    """Of all pods' containers, as far as they are or were running."""
+    pods = cluster.kubectl.get("pods")["items"]
+    statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", ())]
+    return {status["containerID"] for status in statuses if "containerID" in status}
 
 
 def deployment(name: str, networks: str) -> dict[str, object]:

@@ -47,7 +47,7 @@ def test_agent_restart(multus: Cluster) -> None:
 def test_agent_killed_while_a_pod_starts(multus: Cluster) -> None:
     """kill -9; a pod made at that moment waits for the next agent, and starts with its network or not at all."""
     traffic = Traffic(multus)
-    multus.node.sh("pkill -KILL -f vfpool-agent")
+    multus.node.sh("pkill -KILL -f [v]fpool-agent")
     multus.kubectl.apply(peer("late", NEXT))
     multus.wait_running("late")
     multus.ping("late", RIGHT)

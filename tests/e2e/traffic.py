@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import POLL, Cluster
 from tests.e2e.pods import container, network, pod
 from tests.support.node import wait_for
 
@@ -36,7 +36,9 @@ class Traffic:
 
     def answers(self) -> list[int]:
         """Sequence numbers that were answered so far."""
-        said = self._cluster.kubectl.run("logs", "left").stdout
+        # The kubelet answers, and not at once after its start.
+        said = wait_for(
+            "the log of left", lambda: self._cluster.kubectl.run("logs", "left", check=False).stdout, 60, POLL)
         return [int(number) for number in re.findall(r"seq=(\d+) ", said)]
 
     def wait_answers(self, more: int, timeout: float = 60) -> None:
