@@ -22,9 +22,12 @@ _READ_TIMEOUT = 10.0     # seconds: the executable sends its request at once
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves `attachments` at `path`, which only root may use; `server_close` waits for running calls."""
+    """Serves `attachments` at `path`, which only root may use.
 
-    daemon_threads = False
+    After `shutdown`, `server_close` takes no more calls and returns once those that run have their answers.
+    """
+
+    daemon_threads = False    # server_close joins no others
     request_queue_size = 128
 
     def __init__(self, path: Path, attachments: Attachments) -> None:

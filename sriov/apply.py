@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
+import time
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from errno import EBUSY
 
 from sriov.errors import HostError, Refused, SriovError
 from sriov.model import Host
@@ -19,6 +18,11 @@ from sriov.pools import Driver
 from sriov.sysfs import Sysfs
 
 log = logging.getLogger(__name__)
+
+# Seconds before each try to bind a VF. The kernel does nothing, and reports success, while a driver is about to
+# let go of the VF or tries it in vain (bus_rescan_devices_helper in drivers/base/bus.c), as any driver does that
+# udev loads when VFs appear.
+_PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
 
 
 def scan_host(sysfs: Sysfs) -> Host:
@@ -100,32 +104,31 @@ def _bindings(sysfs: Sysfs, steps: Sequence[BindDriver], in_use: InUse) -> Calla
 def _bind(sysfs: Sysfs, step: BindDriver) -> None:
     vf = step.vf
     kernel = step.driver == Driver.KERNEL
-    if vf.userspace and vf.iommu_group is not None:
-        _check_group_free(vf.iommu_group)
+    if vf.driver is not None and "vfio" in vf.driver:
+        _check_closed(sysfs, vf.address, vf.driver)
     if not kernel and not sysfs.driver_exists(step.driver):
         _load_module(step.driver)
     sysfs.set_driver_override(vf.address, None if kernel else step.driver)
-    sysfs.unbind(vf.address)
-    sysfs.probe(vf.address)
-    bound = sysfs.read_driver(vf.address)
+    for pause in _PROBE_PAUSES:
+        time.sleep(pause)
+        sysfs.unbind(vf.address)
+        sysfs.probe(vf.address)
+        bound = sysfs.read_driver(vf.address)
+        if bound == step.driver or (kernel and bound is not None):
+            return
     if bound is None and not kernel and vf.iommu_group is None:
         raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                         hint="enable the IOMMU in firmware and on the kernel's command line")
-    if bound is None or (not kernel and bound != step.driver):
-        raise HostError(f"the kernel bound {bound or 'nothing'}")
+    raise HostError(f"the kernel bound {bound or 'nothing'}")
 
 
-def _check_group_free(group: int) -> None:
-    """Raise Refused where a process has the vfio group open: unbinding would block until it closes it."""
-    try:
-        # The kernel lets only one open a group (drivers/vfio/group.c).
-        os.close(os.open(f"/dev/vfio/{group}", os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno == EBUSY:
-            raise Refused(f"a process has /dev/vfio/{group} open") from None
-        raise HostError(f"cannot tell whether /dev/vfio/{group} is in use", errno=error.errno or 0) from error
+def _check_closed(sysfs: Sysfs, vf: PciAddress, driver: str) -> None:
+    """Raise Refused where a process has the VF open: unbinding would block until it closes it."""
+    # A vfio driver enables its device at the first open and disables it at the last close (vfio_pci_core.c).
+    # A group that is open without its device keeps nothing from unbinding. To open the group, to see whether it is
+    # in use, is what the device cgroup forbids in a container.
+    if sysfs.is_enabled(vf):
+        raise Refused(f"a process has it open through {driver}", hint="end the pod or the process that uses it")
 
 
 def _load_module(name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sriov.pci import PciAddress
 _NETWORK_CLASS = "0x02"               # PCI's base class of all network controllers
 _ID = re.compile(r"0x[0-9a-f]{4}")
 _UPLINK = re.compile(r"p\d+")         # phys_port_name of a physical port; a representor has pf0vf3
+_POLL_SECONDS = 0.02                  # the kernel tells nobody when a driver's files are there
 
 
 class _Malformed(ValueError):
@@ -177,6 +179,16 @@ class Sysfs:
             raise self._failure(f"cannot read the driver of {address}", address, error) from error
         return driver
 
+    def is_enabled(self, address: PciAddress) -> bool:
+        """Whether a driver enabled the device (pci_enable_device) and did not disable it since.
+
+        Raises Gone when the device does not exist, HostError when it cannot be read.
+        """
+        try:
+            return _read_int(f"{self._devices}/{address}/enable") > 0
+        except (OSError, _Malformed) as error:
+            raise self._failure(f"cannot read whether {address} is enabled", address, error) from error
+
     def driver_exists(self, name: str) -> bool:
         """Whether a PCI driver of this name is loaded."""
         return os.path.isdir(f"{self._pci}/drivers/{name}")
@@ -215,10 +227,24 @@ class Sysfs:
         self._write(f"cannot set the driver override of {address} to {driver or 'none'}", address,
                     "driver_override", f"{driver or ''}\n")
 
-    def unbind(self, address: PciAddress) -> None:
-        """Take the driver off the device; nothing to do where none is bound. Raises Gone, HostError."""
-        if self.read_driver(address) is not None:
-            self._write(f"cannot unbind the driver of {address}", address, "driver/unbind", address)
+    def unbind(self, address: PciAddress, *, patience: float = 10.0) -> None:
+        """Take the driver off the device; nothing to do where none is bound. Raises Gone, HostError.
+
+        Waits up to `patience` seconds for a driver that is being loaded or unloaded.
+        """
+        deadline = time.monotonic() + patience
+        while self.read_driver(address) is not None:
+            try:
+                self._write(f"cannot unbind the driver of {address}", address, "driver/unbind", address)
+            except HostError as error:
+                # A driver that loads first probes all devices and then gets its `unbind` file; one that unloads
+                # loses that first (drivers/base/bus.c). And a probe that fails takes back the link, and the
+                # binding that ENODEV misses (drivers/base/dd.c).
+                if error.errno not in (errno.ENOENT, errno.ENODEV) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(_POLL_SECONDS)
 
     def probe(self, address: PciAddress) -> None:
         """Let the kernel look for a driver; it reports success even if none was found: read the driver back.

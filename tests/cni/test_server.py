@@ -1,6 +1,7 @@
 """The agent's socket: real connections, real threads, a handler that does what each test wants."""
 
 import array
+import errno
 import json
 import logging
 import os
@@ -15,8 +16,9 @@ from cni.attach import Attachments
 from cni.protocol import Command
 from cni.server import Server
 from cni.wire import Answer, call_agent, encode_answer, encode_call, parse_answer
-from sriov.errors import InputError, Refused
+from sriov.errors import HostError, InputError, Refused
 from tests.cni.test_protocol import ENV
+from tests.support.node import wait_for
 
 PATIENCE = 10.0
 CONFIG = json.dumps({"cniVersion": "1.0.0", "name": "net", "type": "vfpool"}).encode()
@@ -267,34 +269,38 @@ def test_a_failed_add_is_not_undone_twice(path):
     assert handler.calls == ["ADD"]
 
 
-def test_stop_waits_for_running_calls(path):
-    started, go_on, done = threading.Event(), threading.Event(), []
+def test_a_call_that_runs_at_the_stop_is_answered_and_no_new_one_is_taken(path):
+    """As the agent stops on SIGTERM: what comes after `server_close` finds no call running."""
+    started, go_on, closed, replies = threading.Event(), threading.Event(), threading.Event(), []
 
     def work(call):
         started.set()
         assert go_on.wait(PATIENCE)
-        done.append("call")
         return {"x": 1}
 
-    replies = []
-    with serving(path, Handler(work)) as server:
+    def stop():
+        server.shutdown()
+        server.server_close()
+        closed.set()
+
+    handler = Handler(work)
+    with serving(path, handler) as server:
         client = threading.Thread(target=lambda: replies.append(call(path)))
         client.start()
         assert started.wait(PATIENCE)
-        server.shutdown()
-
-        def stop():
-            server.server_close()
-            done.append("server")
-
         stopping = threading.Thread(target=stop)
         stopping.start()
-        assert done == []
+        wait_for("the end of listening", lambda: server.fileno() == -1)
+        with pytest.raises(HostError) as refused:
+            call(path)
+        assert refused.value.errno == errno.ECONNREFUSED
+        assert not closed.wait(0.2)      # nothing else may take so long
         go_on.set()
-        stopping.join(PATIENCE)
         client.join(PATIENCE)
-    assert done == ["call", "server"]
+        stopping.join(PATIENCE)
+    assert closed.is_set()
     assert replies == [(0, {"x": 1})]
+    assert handler.calls == ["ADD"]
 
 
 def test_encode_answer_is_what_parse_answer_reads():

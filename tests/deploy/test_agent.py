@@ -61,7 +61,6 @@ def default(function, name):
     (default(Sysfs, "root") / "bus/pci/drivers_probe", True),
     (default(Sysfs, "root") / "devices/pci0000:00/0000:00:01.0/sriov_numvfs", True),
     ("/var/run/netns/cni-1", False),           # where containerd and CRI-O make them
-    ("/dev/vfio/12", False),                   # sriov.apply looks whether it is there
     ("/var/lib/cni/networks/net", True),       # host-local's leases
 ], ids=str)
 def test_what_the_agent_uses_is_mounted(path, writes):
@@ -73,7 +72,7 @@ def test_what_the_agent_uses_is_mounted(path, writes):
 def test_no_other_host_path():
     """A new one wants a reason, and a line above."""
     assert set(HOST_PATHS.values()) == {
-        "/dev/vfio", "/etc/cni/net.d", "/opt/cni/bin", "/run/cni", "/run/udev", "/run/vfpool", "/sys/bus/pci",
+        "/etc/cni/net.d", "/opt/cni/bin", "/run/cni", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
         "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
     }

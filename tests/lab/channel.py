@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from tests.lab.child import bound_to_parent
 from tests.lab.errors import LabError
 from tests.lab.host import get_program
 
@@ -64,8 +65,8 @@ class Channel:
     def open(self) -> None:
         """Connect once; every command is a session of this connection. LabError with ssh's words."""
         self._master = subprocess.Popen(
-            [get_program("setpriv"), "--pdeathsig", "KILL", *self._ssh, "-M", "-N",
-             "-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo connected", "127.0.0.1"],
+            bound_to_parent([*self._ssh, "-M", "-N", "-o", "PermitLocalCommand=yes",
+                             "-o", "LocalCommand=echo connected", "127.0.0.1"]),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         assert self._master.stdout is not None

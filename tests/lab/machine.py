@@ -15,10 +15,11 @@ from typing import Self
 
 from tests.lab.accel import accelerator
 from tests.lab.channel import Channel, Keys
+from tests.lab.child import bound_to_parent
 from tests.lab.console import Console
 from tests.lab.disk import Disk, checkout_disk, pack
 from tests.lab.errors import LabError
-from tests.lab.host import check_host, get_program, install_missing_packages
+from tests.lab.host import check_host, install_missing_packages
 from tests.lab.image import Image, build_image
 from tests.lab.progress import Progress
 from tests.lab.topology import Topology
@@ -150,7 +151,7 @@ class Machine:
             self._console = Console()
             command = self._arguments(hardware, port)
             self._qemu = subprocess.Popen(
-                [get_program("setpriv"), "--pdeathsig", "KILL", *command],
+                bound_to_parent(command),
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )
             self._console.follow(self._qemu)

@@ -52,6 +52,7 @@ def pools(driver, select="{vendor: 8086}"):
 
 
 ALL_OF_A = entries(f"{{match: {{address: '{A}'}}, numVfs: 2}}")
+ONE_OF_A = entries(f"{{match: {{address: '{A}'}}, numVfs: 1}}")
 
 
 @pytest.fixture
@@ -129,10 +130,19 @@ def test_one_vf_that_fails_stops_no_other(tree):
     assert [sysfs.read_driver(vf) for vf in (first, second, third)] == ["igbvf", "vfio-pci", "vfio-pci"]
 
 
+def test_a_probe_that_the_kernel_ignored_is_repeated(tree):
+    tree.add(Pf(A, None, num_vfs=1, iommu=True))
+    answers = iter([False, True])
+    sysfs = Recording(tree, takes=lambda driver: next(answers))
+    vf = Pf(A, None).vf_address(0)
+    assert apply(sysfs, ONE_OF_A + pools("vfio-pci")) == ()
+    assert [(file, text) for _, file, text in sysfs.log] == [
+        ("driver_override", "vfio-pci"), ("unbind", vf), ("drivers_probe", vf), ("drivers_probe", vf)]
+
+
 def test_a_driver_that_exists_nowhere(tree):
     tree.add(Pf(A, None, num_vfs=1))
-    one_vf = entries(f"{{match: {{address: '{A}'}}, numVfs: 1}}")
-    (problem,) = apply(Recording(tree), one_vf + pools("no_such_driver"))
+    (problem,) = apply(Recording(tree), ONE_OF_A + pools("no_such_driver"))
     assert problem.startswith(f"cannot bind VF {Pf(A, None).vf_address(0)} to no_such_driver (now igbvf): driver "
                               "no_such_driver is not loaded and modprobe failed: ")
 
@@ -144,6 +154,27 @@ def test_a_vf_in_use_keeps_its_driver(tree):
     (refused,) = apply(sysfs, ALL_OF_A + pools("vfio-pci"), used=[used])
     assert refused.startswith(f"VF {used} is bound to igbvf, its pool wants vfio-pci: it is in use")
     assert {write[0] for write in sysfs.log} == {free}
+
+
+@pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci"])
+def test_a_vf_that_a_process_has_open_keeps_its_vfio_driver(tree, driver):
+    """Unbinding it would block until that process closes it."""
+    tree.add(Pf(A, None, num_vfs=2, vf_driver=driver))
+    opened, closed = (Pf(A, None).vf_address(n) for n in (0, 1))
+    tree.write(opened, "enable", "1\n")
+    sysfs = Recording(tree)
+    (refused,) = apply(sysfs, ALL_OF_A + pools("kernel"))
+    assert refused == (f"cannot bind VF {opened} to kernel (now {driver}): a process has it open through {driver} "
+                       "(hint: end the pod or the process that uses it)")
+    assert {write[0] for write in sysfs.log} == {closed}
+    assert (sysfs.read_driver(opened), sysfs.read_driver(closed)) == (driver, "igbvf")
+
+
+def test_a_uio_driver_enables_its_device_used_or_not(tree):
+    tree.add(Pf(A, None, num_vfs=1, vf_driver="uio_pci_generic", iommu=True))
+    sysfs = Recording(tree)
+    assert apply(sysfs, ONE_OF_A + pools("vfio-pci")) == ()
+    assert sysfs.read_driver(Pf(A, None).vf_address(0)) == "vfio-pci"
 
 
 # ---- making VFs -----------------------------------------------------------------------------------------

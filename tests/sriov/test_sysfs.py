@@ -276,6 +276,19 @@ def test_drivers(tree):
         sysfs.read_driver(NONE)
 
 
+def test_enabled(tree):
+    tree.add(Pf(PF, "ens1f0", num_vfs=2, vf_drivers={1: "vfio-pci"}))
+    sysfs, vf1 = Sysfs(tree.root), PciAddress("0000:3b:02.1")
+    assert (sysfs.is_enabled(VF0), sysfs.is_enabled(vf1)) == (True, False)
+    tree.write(vf1, "enable", "2\n")                     # as often as drivers enabled it
+    assert sysfs.is_enabled(vf1) is True
+    tree.write(vf1, "enable", "x\n")
+    with pytest.raises(HostError, match=f"cannot read whether {vf1} is enabled: .*/enable: expected a number"):
+        sysfs.is_enabled(vf1)
+    with pytest.raises(Gone, match=f"cannot read whether {NONE} is enabled: there is no such PCI device"):
+        sysfs.is_enabled(NONE)
+
+
 def test_writes(tree):
     tree.add(Pf(PF, "ens1f0", num_vfs=1, total_vfs=64))
     sysfs = Sysfs(tree.root)
@@ -303,6 +316,51 @@ def test_unbind_of_an_unbound_device_is_done(tree):
     tree.add(Pf(PF, "ens1f0", num_vfs=1, vf_driver=None))
     Sysfs(tree.root).unbind(VF0)
     assert (tree.root / "bus/pci/drivers/igb/unbind").read_text() == ""
+
+
+class Losing(Sysfs):
+    """Its writes fail with `errors`, one after the other, before one gets through; `lost` at the first."""
+
+    def __init__(self, root, errors, lost=lambda: None):
+        super().__init__(root)
+        self.errors = list(errors)
+        self._lost = lost
+
+    def _write(self, operation, address, file, text):
+        if self.errors:
+            self._lost()
+            raise HostError(operation, errno=self.errors.pop(0))
+        super()._write(operation, address, file, text)
+
+
+@pytest.mark.parametrize("errors", [[errno.ENOENT], [errno.ENODEV], [errno.ENOENT] * 20])
+def test_unbind_waits_for_a_driver_that_is_being_loaded(tree, errors):
+    tree.add(Pf(PF, "ens1f0", num_vfs=1))
+    Losing(tree.root, errors).unbind(VF0)
+    assert (tree.root / "bus/pci/drivers/igbvf/unbind").read_text() == VF0
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENODEV])
+def test_unbind_where_the_driver_has_gone_since_the_look(tree, error):
+    tree.add(Pf(PF, "ens1f0", num_vfs=1))
+    Losing(tree.root, [error], lambda: tree.remove(VF0, "driver")).unbind(VF0)
+    assert (tree.root / "bus/pci/drivers/igbvf/unbind").read_text() == ""
+
+
+@pytest.mark.parametrize(("error", "waits"), [(errno.ENOENT, True), (errno.ENODEV, True), (errno.EACCES, False)])
+def test_unbind_gives_up(tree, error, waits):
+    tree.add(Pf(PF, "ens1f0", num_vfs=1))
+    sysfs = Losing(tree.root, [error] * 100)
+    with pytest.raises(HostError, match=f"cannot unbind the driver of {VF0}") as caught:
+        sysfs.unbind(VF0, patience=0.1)
+    assert caught.value.errno == error
+    assert (len(sysfs.errors) < 99) is waits
+
+
+def test_unbind_of_a_device_that_goes_meanwhile(tree):
+    tree.add(Pf(PF, "ens1f0", num_vfs=1))
+    with pytest.raises(Gone):
+        Losing(tree.root, [errno.ENOENT], lambda: tree.unplug(VF0)).unbind(VF0)
 
 
 def writes(sysfs, address):

@@ -134,6 +134,7 @@ class Tree:
         self._write(device, {
             "class": f"0x{pf.pci_class}", "vendor": f"0x{pf.vendor}", "device": f"0x{device_id}",
             "numa_node": pf.numa_node, "driver_override": "(null)",
+            "enable": int(driver is not None and "vfio" not in driver),
         })
         if driver is not None:
             home = self.root / "bus/pci/drivers" / driver
