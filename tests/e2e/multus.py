@@ -89,7 +89,7 @@ class Multus:
             "/hostroot": ("/", "HostToContainer"),
             "/host/run": ("/run", None),
             "/host/etc/cni/net.d": ("/etc/cni/net.d", None),
-            "/host/opt/cni/bin": ("/opt/cni/bin", None),
+            "/opt/cni/bin": ("/opt/cni/bin", None),    # the daemon looks here, the chroot runs it there
             "/var/lib/cni/multus": ("/var/lib/cni/multus", None),
             "/var/lib/kubelet": ("/var/lib/kubelet", "HostToContainer"),
             "/run/k8s.cni.cncf.io": ("/run/k8s.cni.cncf.io", None),
@@ -108,8 +108,8 @@ class Multus:
         volume_mounts.append({"name": "config", "mountPath": "/etc/cni/net.d/multus.d", "readOnly": True})
         script = textwrap.dedent("""\
             set -e
-            cp /usr/bin/multus-shim /host/opt/cni/bin/.multus-shim
-            mv /host/opt/cni/bin/.multus-shim /host/opt/cni/bin/multus-shim
+            cp /usr/bin/multus-shim /opt/cni/bin/.multus-shim
+            mv /opt/cni/bin/.multus-shim /opt/cni/bin/multus-shim
             exec /usr/bin/multus-daemon
         """)
         environment = {"KUBERNETES_SERVICE_HOST": "10.0.2.2", "KUBERNETES_SERVICE_PORT": str(self._plane.port),

@@ -56,10 +56,9 @@ def ready(cluster: Cluster) -> list[str]:
 
 
 def container_ids(cluster: Cluster) -> set[str]:
-    """Of all pods' containers, as far as they are or were running."""
-    pods = cluster.kubectl.get("pods")["items"]
-    statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", ())]
-    return {status["containerID"] for status in statuses if "containerID" in status}
+    """Of the containers of pods that run."""
+    running = filter(is_running, cluster.kubectl.get("pods")["items"])
+    return {status["containerID"] for pod in running for status in pod["status"]["containerStatuses"]}
 
 
 def deployment(name: str, networks: str) -> dict[str, object]:
