@@ -73,8 +73,6 @@ async def _run(args: argparse.Namespace) -> None:
         nads = NadCache(cluster)
 
         def unready() -> str | None:
-            if not certificate.loaded:
-                return f"no certificate: {certificate.problem}"
             return None if nads.synced.is_set() else "the NADs are not known yet"
 
         gc.freeze()      # what is there now stays: no collection looks at it again while a pod waits

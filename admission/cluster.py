@@ -15,13 +15,17 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
 
-from admission.nads import Change, ClusterError, Event, Expired
+from admission.nads import Change, ClusterError, Event, Expired, ForbiddenError
 from sriov.errors import InputError
 
 _NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 _NAD = "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
 
-_PAGE = 500               # NADs
+# Only metadata is asked for: a NAD's configuration may have a megabyte, and nothing here reads it.
+_METADATA = "application/json;as={kind};g=meta.k8s.io;v=v1,application/json"
+_ONE, _LIST_OF = _METADATA.format(kind="PartialObjectMetadata"), _METADATA.format(kind="PartialObjectMetadataList")
+
+_PAGE = 100               # NADs; each may have annotations of 256 KiB
 _LIST = 30.0              # seconds for a page
 _WATCH = 300, 600         # seconds; the API server's own choice is 30 to 60 minutes
 _SILENCE = 150.0          # seconds; bookmarks come each minute, so that is a connection whose other end is gone
@@ -67,7 +71,7 @@ class Cluster:
         while True:
             query = [("limit", str(_PAGE)), *([("continue", more)] if more else [])]
             with _translated("cannot list NADs"):
-                async with asyncio.timeout(_LIST), self._request(_NADS, query) as response:
+                async with asyncio.timeout(_LIST), self._request(_NADS, query, accept=_LIST_OF) as response:
                     page = _decode(await response.response.read())
                     _check_status(response, page)
             metadata = page.get("metadata") or {}
@@ -104,11 +108,11 @@ class Cluster:
                 return found
 
     @asynccontextmanager
-    async def _request(self, path: str, query: list[tuple[str, str]],
-                       seconds: float | None = None) -> AsyncIterator[RESTResponse]:
+    async def _request(self, path: str, query: list[tuple[str, str]], seconds: float | None = None, *,
+                       accept: str = _ONE) -> AsyncIterator[RESTResponse]:
         # Not through CustomObjectsApi: its methods read the whole answer and make models of it.
         method, url, headers, body, _ = await self._client.param_serialize(
-            "GET", path, query_params=query, header_params={"Accept": "application/json"},
+            "GET", path, query_params=query, header_params={"Accept": accept},
             auth_settings=["BearerToken"])
         response = await self._client.call_api(method, url, headers, body, _request_timeout=seconds)
         try:
@@ -145,6 +149,9 @@ def _check_status(response: RESTResponse, answer: Mapping[str, Any]) -> None:
 
 def _refuse(code: object, status: Mapping[str, Any]) -> NoReturn:
     message = f"{status.get('message') or 'no reason given'} ({code})"
+    if code == 403:
+        raise ForbiddenError("vfpool-webhook is not allowed to, see its ClusterRole and ClusterRoleBinding: "
+                             f"{message}")
     raise Expired(message) if code == 410 else ClusterError(message)
 
 

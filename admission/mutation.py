@@ -9,14 +9,16 @@ from functools import lru_cache
 
 from admission.pod import DEFAULT_CONTAINER, Container, Pod
 from admission.review import Denial, PatchOp, Reason, Verdict
-from cni.annotation import NETWORKS, AnnotationError, NetworkRef, Networks, format_problems, parse_networks, show
+from cni.annotation import NETWORKS, AnnotationError, format_problems, parse_networks
+from cni.fields import show
+from cni.grammar import SUBDOMAIN
+from cni.networkref import NetworkRef, Networks
 
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"      # of a NAD; Multus goes by it, the specification has it not
 KIND = "NetworkAttachmentDefinition"
 
 # An extended resource as the API server validates it: "requests." before it still is a qualified name.
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_RESOURCE = re.compile(rf"(?P<prefix>{_LABEL}(\.{_LABEL})*)/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
+_RESOURCE = re.compile(rf"(?P<prefix>{SUBDOMAIN})/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
 _MAX_PREFIX = 253 - len("requests.")
 
 # The pods of one workload come in bursts and say the same. What is long is parsed anew: memory has an end.
@@ -28,10 +30,9 @@ NetworkKey = tuple[str, str]       # namespace and name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nad:
-    """A NetworkAttachmentDefinition: its resource annotation as it stands there, and its `spec.config`."""
+    """A NetworkAttachmentDefinition: its resource annotation as it stands there. Nothing else matters here."""
 
     resource: str | None
-    config: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def is_extended_resource(name: str) -> bool:
 
 def _missing(pod: Pod, needed: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """What is needed and not declared, sorted by resource. Multus hands out what all containers of the pod have."""
-    containers = (*pod.containers, *pod.sidecars)
+    containers = [one for one in (*pod.containers, *pod.sidecars) if one.limits or one.requests]
     for resource in sorted(needed):
         missing = needed[resource]
         for container in containers:

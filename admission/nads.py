@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import heapq
 import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice, takewhile
+from operator import eq
 from typing import Any, Protocol
 
 from admission.mutation import RESOURCE_NAME, Absent, Lookup, Nad, NetworkKey, Unknown
@@ -16,11 +19,18 @@ from sriov.errors import SriovError
 
 log = logging.getLogger(__name__)
 
-_NEAREST_OF = 2000        # names that a search for the nearest one looks at: it runs on the event loop
+_GETS = 8                 # at once: anybody who may create pods can ask for names that are not there
+_DESCRIBED = 5            # absent NADs of a review, for which a search is made
+# The search runs on the event loop. Comparing names is quadratic in their length.
+_LOOKED_AT, _COMPARED, _LONGEST = 1000, 10, 63      # names of the namespace; of those, by difflib; characters
 
 
 class ClusterError(SriovError):
     """The API server did not answer, or not what was asked."""
+
+
+class ForbiddenError(ClusterError):
+    """The API server knows who asks, and does not allow it (403): a matter of RBAC."""
 
 
 class Expired(ClusterError):
@@ -41,7 +51,7 @@ class Event:
 
 
 class Source(Protocol):
-    """The NADs of a cluster, as JSON objects. Every method raises ClusterError."""
+    """The NADs of a cluster, as JSON objects with their metadata at least. Every method raises ClusterError."""
 
     def pages(self) -> AsyncIterator[tuple[Iterable[Mapping[str, Any]], str]]:
         """All of them, each page with the resource version of the whole list."""
@@ -70,6 +80,8 @@ class NadCache:
         self._patience = patience or Patience()
         self._nads: dict[str, dict[str, Nad]] = {}          # by namespace, then by name
         self._asked: dict[NetworkKey, asyncio.Task[Lookup]] = {}
+        self._gets = asyncio.Semaphore(_GETS)
+        self._forbidden = False
         self._reported: str | None = None
 
     # ---- answers ----
@@ -78,7 +90,7 @@ class NadCache:
         return self._nads.get(namespace, {}).get(name)
 
     async def find(self, keys: Iterable[NetworkKey]) -> dict[NetworkKey, Lookup]:
-        """What is known of each; what is not here is asked for, all at once."""
+        """What is known of each; what is not here is asked for, some at a time."""
         found: dict[NetworkKey, Lookup] = {}
         unknown = []
         for key in keys:
@@ -91,6 +103,8 @@ class NadCache:
             # A caller that is cancelled must not take the answer away from the others.
             answers = await asyncio.gather(*(asyncio.shield(self._ask(key)) for key in unknown))
             found |= zip(unknown, answers, strict=True)
+            absent = [key for key in unknown if isinstance(found[key], Absent)]
+            found |= {key: self._describe_absence(*key) for key in absent[:_DESCRIBED]}
         return found
 
     def _ask(self, key: NetworkKey) -> asyncio.Task[Lookup]:
@@ -103,20 +117,24 @@ class NadCache:
     async def _fetch(self, namespace: str, name: str) -> Lookup:
         # What is found is not kept: the watch brings it, and might have brought something newer already.
         try:
-            async with asyncio.timeout(self._patience.get):
+            async with asyncio.timeout(self._patience.get), self._gets:
                 found = await self._source.get(namespace, name)
         except TimeoutError:
             return Unknown(reason=f"the API server did not answer within {self._patience.get:g} s")
+        except ForbiddenError as error:
+            if not self._forbidden:
+                log.error("%s", error.message)      # once: each pod would bring it again
+            self._forbidden = True
+            return Unknown(reason=error.message)
         except ClusterError as error:
             return Unknown(reason=error.message)
-        return read_nad(found) if found is not None else self._describe_absence(namespace, name)
+        self._forbidden = False
+        return read_nad(found) if found is not None else Absent()
 
     def _describe_absence(self, namespace: str, name: str) -> Absent:
-        length = max(2, len(name) // 2)
-        alike = [other for other in self._nads.get(namespace, ()) if abs(len(other) - len(name)) <= length]
-        nearest = difflib.get_close_matches(name, alike[:_NEAREST_OF], 1)
+        nearest = find_nearest(name, self._nads.get(namespace, ()))
         elsewhere = sorted(other for other, nads in self._nads.items() if name in nads)
-        return Absent(nearest=nearest[0] if nearest else None, elsewhere=tuple(elsewhere))
+        return Absent(nearest=nearest, elsewhere=tuple(elsewhere))
 
     # ---- keeping up ----
 
@@ -183,11 +201,25 @@ class NadCache:
         self._reported = problem
 
 
+def find_nearest(name: str, names: Iterable[str]) -> str | None:
+    """Which of `names` a typing error may have turned into `name`. Takes some milliseconds, whatever there is."""
+    if len(name) > _LONGEST:
+        return None
+    alike = [other for other in islice(names, _LOOKED_AT)
+             if len(other) <= _LONGEST and abs(len(other) - len(name)) <= max(2, len(name) // 2)]
+    best = heapq.nlargest(_COMPARED, alike, key=lambda other: _count_common_ends(name, other))
+    return next(iter(difflib.get_close_matches(name, best, 1)), None)
+
+
+def _count_common_ends(one: str, other: str) -> int:
+    """How many characters both begin and end with."""
+    return sum(sum(1 for _ in takewhile(bool, map(eq, *pair)))
+               for pair in ((one, other), (reversed(one), reversed(other))))
+
+
 def read_nad(document: Mapping[str, Any]) -> Nad:
     resource = _section(_section(document, "metadata"), "annotations").get(RESOURCE_NAME)
-    config = _section(document, "spec").get("config")
-    return Nad(resource=resource if isinstance(resource, str) else None,
-               config=config if isinstance(config, str) else None)
+    return Nad(resource=resource if isinstance(resource, str) else None)
 
 
 def _key(document: Mapping[str, Any]) -> NetworkKey:

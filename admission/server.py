@@ -15,8 +15,10 @@ from sriov.errors import HostError, InputError
 
 log = logging.getLogger(__name__)
 
-_MAX_BODY = 8 << 20           # bytes; the API server takes objects of 3 MiB, and a review may hold two
-_BODY = 10.0                  # seconds until the body has to be there
+# Anybody who reaches the port may send something: what is held at once has an end.
+_MAX_BODY = 3 << 20           # bytes; etcd takes objects of 1.5 MiB, and a review may hold two
+_BODIES = 64
+_BODY = 3.0                   # seconds until the body has to be there
 _DRAIN = 10.0                 # seconds that requests have to end when the server stops
 
 Mutate = Callable[[bytes], Awaitable[bytes]]
@@ -49,21 +51,21 @@ class _Pages:
     def __init__(self, mutate: Mutate, unready: Unready) -> None:
         self._mutate = mutate
         self._unready = unready
+        self._bodies = asyncio.Semaphore(_BODIES)
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         # The API server appends its timeout as a query.
         match request.path:
             case "/mutate" if request.method == "POST":
-                return await self._answer_review(request)
+                async with self._bodies:
+                    return await self._answer_review(request)
             case "/mutate":
                 return web.Response(status=405, headers={"Allow": "POST"}, text="expected POST\n")
             case "/readyz":
                 reason = self._unready()
                 return web.Response(status=503, text=f"{reason}\n") if reason else web.Response(text="ok\n")
-            case "/livez":
-                return web.Response(text="ok\n")
             case _:
-                return web.Response(status=404, text="expected /mutate, /readyz or /livez\n")
+                return web.Response(status=404, text="expected /mutate or /readyz\n")
 
     async def _answer_review(self, request: web.BaseRequest) -> web.Response:
         try:

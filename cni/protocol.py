@@ -24,6 +24,7 @@ from ipaddress import (
 )
 from typing import Any
 
+from cni.grammar import IFNAME_BYTES, is_ifname
 from sriov.errors import Gone, HostError, InputError, Refused, SriovError
 from sriov.pci import MacAddress, PciAddress
 
@@ -32,8 +33,6 @@ _IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no int
 _VERSIONED_IPS = ("0.3.0", "0.3.1", "0.4.0")       # ips[].version; interfaces without mtu and pciID
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-_IFNAME = re.compile(r"(?!\.{1,2}\Z)[^/:\s\0\ud800-\udfff]+")
-_IFNAME_BYTES = 15         # IFNAMSIZ of linux/if.h, without the zero
 _SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fit through the agent's socket
 
 
@@ -206,8 +205,8 @@ def _check_names(environment: Mapping[str, str], network: object) -> None:
     if _NAME.fullmatch(container_id) is None:
         raise CniError(Code.INVALID_ENVIRONMENT, "CNI_CONTAINERID: expected letters, digits, dots, "
                        f"dashes and underscores, got {show(container_id)}")
-    if _IFNAME.fullmatch(ifname) is None or len(ifname.encode()) > _IFNAME_BYTES:
-        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: expected 1 to {_IFNAME_BYTES} bytes of UTF-8 "
+    if not is_ifname(ifname):
+        raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: expected 1 to {IFNAME_BYTES} bytes of UTF-8 "
                        f"without slash, colon or white space, got {show(ifname)}")
     if not isinstance(network, str) or _NAME.fullmatch(network) is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: name: expected letters, digits, dots, "

@@ -16,11 +16,14 @@ PACKAGES = ("sriov", "deviceplugin", "cni", "admission")
 
 # Every package may import itself and sriov; admission the named modules of cni too: one parser for webhook,
 # CNI and command line. __main__ modules join packages as they need.
-SHARED_WITH_ADMISSION = ("cni.protocol", "cni.netconf", "cni.annotation")
+SHARED_WITH_ADMISSION = (
+    "cni.protocol", "cni.netconf", "cni.annotation", "cni.networkref", "cni.fields", "cni.grammar",
+)
 
 PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
-    "cni.protocol", "cni.netconf", "cni.annotation", "cni.record", "cni.steps",
+    "cni.protocol", "cni.netconf", "cni.record", "cni.steps",
+    "cni.annotation", "cni.selection", "cni.networkref", "cni.fields", "cni.grammar",
     "deviceplugin.allocation",
     "admission.pod", "admission.review", "admission.mutation",
 )

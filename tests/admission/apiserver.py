@@ -1,6 +1,6 @@
 """A small API server that knows NADs only: list in pages, watch with bookmarks, get; and the ways it can fail.
 
-Source: Kubernetes API concepts (resource versions, "410 Gone", chunked lists).
+Source: Kubernetes API concepts (resource versions, "410 Gone", chunked lists, metadata alone).
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class ApiServer:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.most = 0                                    # gets that were under way at once
+        self.tokens: list[str] = []                      # what requests had for authorization, without repetitions
+        self.sent_configs = 0                            # objects that went out with their spec
         self.versions: list[str] = []
         self.fail: dict[str, int] = {}                   # HTTP status by verb
         self.open = {verb: asyncio.Event() for verb in ("list", "get")}      # cleared: answers wait
@@ -47,6 +50,7 @@ class ApiServer:
         self._changed = asyncio.Condition()
         self._watches: set[asyncio.Transport] = set()
         self._ended = 0
+        self._getting = 0
 
     @classmethod
     @asynccontextmanager
@@ -58,7 +62,7 @@ class ApiServer:
     @asynccontextmanager
     async def serve(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
         """Listen as long as the context lasts; again on the same port later, with the same objects."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._note_token])
         app.router.add_get(f"{PATH}/{PLURAL}", self._collection)
         app.router.add_get(f"{PATH}/namespaces/{{namespace}}/{PLURAL}/{{name}}", self._object)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -134,6 +138,14 @@ class ApiServer:
 
     # ---- answers ----
 
+    @web.middleware
+    async def _note_token(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        token = request.headers.get("Authorization", "")
+        if self.tokens[-1:] != [token]:
+            self.tokens.append(token)
+        response: web.StreamResponse = await handler(request)
+        return response
+
     async def _collection(self, request: web.Request) -> web.StreamResponse:
         return await (self._watch(request) if request.query.get("watch") in ("true", "1") else self._list(request))
 
@@ -144,11 +156,22 @@ class ApiServer:
         metadata = {"resourceVersion": str(version)}
         if end < len(objects):
             metadata["continue"] = str(end)
+        items = [self._view(request, document, "PartialObjectMetadataList") for _, document in objects[start:end]]
+        kind = "PartialObjectMetadataList" if wants(request, "PartialObjectMetadataList") \
+            else "NetworkAttachmentDefinitionList"
         return await self._answer("list", {
-            "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinitionList", "metadata": metadata,
-            "items": [document for _, document in objects[start:end]]})
+            "apiVersion": "meta.k8s.io/v1" if kind.startswith("Partial") else "k8s.cni.cncf.io/v1", "kind": kind,
+            "metadata": metadata, "items": items})
 
     async def _object(self, request: web.Request) -> web.Response:
+        self._getting += 1
+        self.most = max(self.most, self._getting)
+        try:
+            return await self._get(request)
+        finally:
+            self._getting -= 1
+
+    async def _get(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = self._objects.get((request.match_info["namespace"], name))
         if found is None and "get" not in self.fail:
@@ -156,7 +179,15 @@ class ApiServer:
             await self.open["get"].wait()
             return web.json_response({"kind": "Status", "code": 404, "reason": "NotFound",
                                       "message": f'"{name}" not found', "details": {"name": name}}, status=404)
-        return await self._answer("get", found)
+        return await self._answer("get", found and self._view(request, found, "PartialObjectMetadata"))
+
+    def _view(self, request: web.Request, document: dict[str, Any], kind: str) -> dict[str, Any]:
+        """The object, or its metadata alone if that was asked for as `kind`."""
+        if wants(request, kind):
+            return {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                    "metadata": document["metadata"]}
+        self.sent_configs += "spec" in document
+        return document
 
     async def _answer(self, verb: str, document: object) -> web.Response:
         self.calls[verb] += 1
@@ -190,7 +221,7 @@ class ApiServer:
             while ended == self._ended:
                 for version, change, document in list(self._history):
                     if version > last:
-                        await _send(response, change, document)
+                        await _send(response, change, self._view(request, document, "PartialObjectMetadata"))
                         last = version
                 async with self._changed:
                     if ended == self._ended and not any(version > last for version, *_ in self._history):
@@ -200,6 +231,11 @@ class ApiServer:
         finally:
             self._watches.discard(transport)
         return response
+
+
+def wants(request: web.Request, kind: str) -> bool:
+    """Whether the client prefers its answer as this kind of meta.k8s.io."""
+    return request.headers.get("Accept", "").split(",")[0] == f"application/json;as={kind};g=meta.k8s.io;v=v1"
 
 
 async def _send(response: web.StreamResponse, change: str, document: dict[str, Any]) -> None:

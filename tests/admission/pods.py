@@ -11,11 +11,11 @@ from cni.annotation import NETWORKS
 
 SRIOV, DPDK = "intel.com/sriov", "intel.com/sriov_dpdk"
 NADS = {
-    ("default", "fast"): Nad(resource=SRIOV, config="{}"),
-    ("default", "dpdk"): Nad(resource=DPDK, config="{}"),
-    ("default", "bridge"): Nad(resource=None, config="{}"),
-    ("default", "blank"): Nad(resource="", config="{}"),
-    ("other", "fast"): Nad(resource=SRIOV, config="{}"),
+    ("default", "fast"): Nad(resource=SRIOV),
+    ("default", "dpdk"): Nad(resource=DPDK),
+    ("default", "bridge"): Nad(resource=None),
+    ("default", "blank"): Nad(resource=""),
+    ("other", "fast"): Nad(resource=SRIOV),
 }
 
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -74,7 +74,6 @@ def test_the_whole_process(pair, tmp_path, bind):
             async with (process(*arguments) as (made, address),
                         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as client):
                 url = f"https://{address}"
-                assert await get(client, f"{url}/livez") == (200, "ok\n")
                 assert await get(client, f"{url}/readyz") == (503, "the NADs are not known yet\n")
                 api.open["list"].set()
                 await readiness(client, url)
@@ -102,24 +101,22 @@ def test_what_was_known_is_served_while_the_api_server_is_away(pair, tmp_path):
     async def whole() -> None:
         trust = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
         api = ApiServer()
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as client:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)))
             async with api.serve():
                 await api.put(nad("default", "fast", "intel.com/sriov"))
                 arguments = flags(pair, "--bind=127.0.0.1:0", f"--kubeconfig={api.kubeconfig(tmp_path / 'config')}")
-                running = process(*arguments)
-                _, address = await running.__aenter__()
+                _, address = await stack.enter_async_context(process(*arguments))
                 await readiness(client, f"https://{address}")
-            try:
-                body = json.dumps(review(pod("fast,new"))).encode()
-                async with client.post(f"https://{address}/mutate", data=body) as answer:
-                    response = (await answer.json())["response"]
-                assert response["allowed"]
-                assert response["patchType"] == "JSONPatch"
-                (warning,) = response["warnings"]
-                assert warning.startswith("networks[1]: cannot get NAD default/new: ")
-                assert (await get(client, f"https://{address}/readyz"))[0] == 200
-            finally:
-                await running.__aexit__(None, None, None)
+            body = json.dumps(review(pod("fast,new"))).encode()
+            async with client.post(f"https://{address}/mutate", data=body) as answer:
+                response = (await answer.json())["response"]
+            assert response["allowed"]
+            assert response["patchType"] == "JSONPatch"
+            (warning,) = response["warnings"]
+            assert warning.startswith("networks[1]: cannot get NAD default/new: ")
+            assert (await get(client, f"https://{address}/readyz"))[0] == 200
 
     run(whole, 60)
 

@@ -158,7 +158,7 @@ def test_absent_nads_are_named_with_what_there_is():
 
 
 def test_resource_names_that_are_none_are_the_fault_of_the_nad():
-    nads = {("default", "fast"): Nad(resource="intel.com/sriov,x", config=None)}
+    nads = {("default", "fast"): Nad(resource="intel.com/sriov,x")}
     assert denied(pod("fast,fast"), nads) == f"""annotation {NETWORKS} has 2 problems:
 - networks[0]: NetworkAttachmentDefinition default/fast: annotation k8s.v1.cni.cncf.io/resourceName: \
 "intel.com/sriov,x" is not an extended resource like intel.com/sriov

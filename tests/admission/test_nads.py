@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import difflib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from kubernetes.aio.config import incluster_config
 
 from admission.cluster import load_configuration, open_cluster
 from admission.mutation import Absent, Nad, Unknown
-from admission.nads import NadCache, Patience, read_nad
+from admission.nads import NadCache, Patience, find_nearest, read_nad
 from sriov.errors import InputError
-from tests.admission.apiserver import ApiServer, nad
+from tests.admission.apiserver import ApiServer, nad, tls_context
 from tests.deviceplugin.harness import run, until
+from tests.e2e.pki import Authority
 
-FAST, SLOW = Nad(resource="intel.com/sriov", config="{}"), Nad(resource=None, config="{}")
+FAST, SLOW = Nad(resource="intel.com/sriov"), Nad(resource=None)
 PATIENCE = Patience(get=0.5, retry=(0.01, 0.05))
 
 Scenario = Callable[[ApiServer, NadCache], Awaitable[None]]
@@ -70,7 +76,7 @@ def test_what_is_listed_is_known_without_a_call(tmp_path):
 
 def test_a_long_list_comes_in_pages(tmp_path):
     async def scenario(api, nads):
-        assert api.calls["list"] == 3
+        assert api.calls["list"] == 13
         assert nads.get("a", "n0") == nads.get("a", "n1200") == SLOW
         assert nads.get("a", "n1201") is None
 
@@ -251,7 +257,39 @@ def test_a_get_that_takes_too_long(tmp_path):
     play(scenario, tmp_path, patience=Patience(get=0.05, retry=(0.01, 0.05)), start=False)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_absent_nads_cost_little(tmp_path, monkeypatch):
+    """However many of them a pod names: anybody who may create pods can do that."""
+    search = Mock(wraps=difflib.get_close_matches)
+    monkeypatch.setattr(difflib, "get_close_matches", search)
+
+    async def scenario(api, nads):
+        api.open["get"].clear()
+        keys = [("a", f"net-{n}") for n in range(3000, 3064)]
+        asking = asyncio.create_task(nads.find(keys))
+        await until(lambda: api.calls["get"] == 8)
+        api.open["get"].set()
+        found = await asking
+        assert [*found] == keys
+        assert found["a", "net-3000"] == Absent(nearest="net-300")
+        assert found["a", "net-3063"] == Absent()
+        assert (api.calls["get"], api.most) == (64, 8)
+
+    play(scenario, tmp_path, *(nad("a", f"net-{n}") for n in range(1000)), nad("a", "x" * 200),
+         patience=Patience(get=30, retry=(0.01, 0.05)))
+    assert search.call_count == 5
+    assert max(len(call.args[1]) for call in search.call_args_list) == 10
+
+
+def test_the_nearest_name():
+    many = [f"{first}-{n}" for first in ("blue", "green") for n in range(500)]
+    assert find_nearest("gren-77", many) == "green-77"
+    assert find_nearest("afst", ["slow", "fast", "of"]) == "fast"
+    assert find_nearest("zzz", many) is None
+    assert find_nearest("x" * 63, ["x" * 62 + "y"]) == "x" * 62 + "y"
+    assert find_nearest("x" * 64, ["x" * 63]) is None          # too long to be compared
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
 def test_a_get_that_is_refused_says_nothing_about_the_nad(tmp_path, status):
     """A 404 too: one that is not about this NAD means that the definition of NADs is missing."""
     async def scenario(api, nads):
@@ -262,14 +300,70 @@ def test_a_get_that_is_refused_says_nothing_about_the_nad(tmp_path, status):
     play(scenario, tmp_path, start=False)
 
 
+def test_missing_rights_are_named(tmp_path, caplog):
+    allowed = ("vfpool-webhook is not allowed to, see its ClusterRole and ClusterRoleBinding: "
+               "as the test wants (403)")
+
+    async def scenario(api, nads):
+        api.fail = {"get": 403, "list": 403}
+        for name in ("one", "two"):
+            assert await nads.find([("a", name)]) == {
+                ("a", name): Unknown(reason=f"cannot get NAD a/{name}: {allowed}")}
+        assert said(caplog) == [f"cannot get NAD a/one: {allowed}"]
+        async with running(nads):
+            await until(lambda: api.calls["list"] > 3)
+        assert said(caplog)[1:] == [f"cannot list NADs: {allowed}; trying again"]
+
+    play(scenario, tmp_path, start=False)
+
+
+def test_only_metadata_travels(tmp_path):
+    async def scenario(api, nads):
+        await api.put(nad("a", "watched", "intel.com/sriov", "x" * 1_000_000))
+        await until(lambda: nads.get("a", "watched") == FAST)
+        await api.bookmark()
+        cold = NadCache(nads._source)
+        assert await cold.find([("a", "listed")]) == {("a", "listed"): FAST}
+        assert api.calls == {"list": 1, "watch": 1, "get": 1}
+        assert api.sent_configs == 0
+
+    play(scenario, tmp_path, nad("a", "listed", "intel.com/sriov"))
+
+
 @pytest.mark.parametrize("document", [
-    {}, {"metadata": None, "spec": None}, {"metadata": {"annotations": None}}, {"spec": {"config": 5}},
+    {}, {"metadata": None}, {"metadata": {"annotations": None}}, {"metadata": 5},
     {"metadata": {"annotations": {"k8s.v1.cni.cncf.io/resourceName": 5}}}])
 def test_nads_of_odd_shape(document):
-    assert read_nad(document) == Nad(resource=None, config=None)
+    assert read_nad(document) == Nad(resource=None)
 
 
 # ---- configuration --------------------------------------------------------------------------------------
+
+
+def test_in_a_cluster_a_renewed_token_is_used(tmp_path, monkeypatch):
+    authority = Authority.make(tmp_path)
+    pair = authority.issue("server", common_name="api", hosts=("127.0.0.1",))
+    token, now = tmp_path / "token", datetime.datetime(2026, 1, 1)
+    token.write_text("first")
+    clock = SimpleNamespace(now=lambda: now)
+    # The client has the service account's folder as constants, and reads its token again after a minute.
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority.certificate))
+    monkeypatch.setattr(incluster_config, "datetime", SimpleNamespace(datetime=clock, timedelta=datetime.timedelta))
+
+    async def whole() -> None:
+        nonlocal now
+        async with ApiServer.start(tls=tls_context(pair.certificate, pair.key)) as api:
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+            async with open_cluster(await load_configuration(None)) as cluster:
+                assert await cluster.get("a", "none") is None
+                token.write_text("second")
+                now += datetime.timedelta(minutes=2)
+                assert await cluster.get("a", "none") is None
+            assert [sent.lower() for sent in api.tokens] == ["bearer first", "bearer second"]
+
+    run(whole)
 
 
 def test_kubeconfigs_that_are_none(tmp_path, monkeypatch):

@@ -92,11 +92,9 @@ def test_a_pod_is_admitted(authority, pair):
 
 def test_pages(authority, pair):
     async def scenario(made):
-        assert await made.get("/livez") == (200, "ok\n")
         assert await made.get("/readyz") == (200, "ok\n")
         made.unready = "not yet"
         assert await made.get("/readyz") == (503, "not yet\n")
-        assert await made.get("/livez") == (200, "ok\n")
         assert await made.get("/mutate") == (405, "expected POST\n")
         assert (await made.get("/healthz"))[0] == 404
         assert (await made.post(b"{}", "/"))[0] == 404
@@ -109,7 +107,7 @@ def test_pages(authority, pair):
     (b"nonsense", "expected an AdmissionReview, got what is not JSON: "),
     (b'{"kind": "Pod", "apiVersion": "v1"}', "expected admission.k8s.io/v1 AdmissionReview, got v1 Pod"),
     (b'{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}', "AdmissionReview: request is missing"),
-    (b" " * (8 << 20) + b"{}", "expected at most 8388608 bytes"),
+    (b" " * (3 << 20) + b"{}", "expected at most 3145728 bytes"),
 ])
 def test_wrong_input_is_answered_with_400(authority, pair, body, text, caplog):
     async def scenario(made):
@@ -124,12 +122,36 @@ def test_wrong_input_is_answered_with_400(authority, pair, body, text, caplog):
 
 def test_a_large_pod_is_taken(authority, pair):
     async def scenario(made):
-        document = review(pod("fast", annotations={"note": "x" * (3 << 20)}))
+        document = review(pod("fast", annotations={"note": "x" * (3_000_000)}))
         status, text = await made.post(json.dumps(document).encode())
         assert status == 200
         assert json.loads(text)["response"]["allowed"]
 
     on_site(authority, pair, scenario)
+
+
+def test_bodies_take_turns(authority, pair):
+    """A client that sends more waits in its connection, and costs no memory."""
+    async def whole() -> None:
+        inside, most, leave = 0, 0, asyncio.Event()
+
+        async def slow(body: bytes) -> bytes:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await leave.wait()
+            inside -= 1
+            return b"{}"
+
+        async with site(authority, pair, slow) as made:
+            asking = [asyncio.create_task(made.post(b"{}")) for _ in range(80)]
+            await until(lambda: inside == 64)
+            assert (await made.get("/readyz"))[0] == 200
+            leave.set()
+            assert await asyncio.gather(*asking) == [(200, "{}")] * 80
+        assert most == 64
+
+    run(whole)
 
 
 def test_requests_under_way_end_before_the_server_does(authority, pair):
@@ -223,13 +245,13 @@ def test_a_renewed_secret_is_shown_to_new_connections_and_old_ones_go_on(authori
                     serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate, lambda: None) as address):
             made = Site(client, f"https://{format_address(*address)}")
             await until(lambda: certificate.loaded)
-            assert (await made.get("/livez"))[0] == 200
+            assert (await made.get("/readyz"))[0] == 200
             assert await shown_serial(made.url, authority) == serial(first.certificate)
             secret(tmp_path, second, "2")
             while await shown_serial(made.url, authority) != serial(second.certificate):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             connections = len(connector._conns)
-            assert (await made.get("/livez"))[0] == 200
+            assert (await made.get("/readyz"))[0] == 200
             assert len(connector._conns) == connections == 1
         fresh.cancel()
         await asyncio.wait([fresh])
@@ -283,5 +305,24 @@ def test_without_a_certificate_there_is_no_handshake(authority, tmp_path):
                     serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate, lambda: None) as address):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await shown_serial(f"https://{format_address(*address)}", authority)
+
+    run(whole)
+
+
+def test_a_probe_that_only_connects_is_welcome(authority, pair, caplog):
+    """With a certificate or without: it is how a kubelet asks whether the process lives."""
+    caplog.set_level(logging.INFO)
+
+    async def whole() -> None:
+        loaded = Certificate(pair.certificate, pair.key)
+        loaded.refresh()
+        for certificate in (loaded, Certificate(Path("no"), Path("no"))):
+            async with (known_nads() as nads, serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate,
+                                                      lambda: None) as address):
+                caplog.clear()
+                _, writer = await asyncio.open_connection(*address)
+                writer.close()
+                await writer.wait_closed()
+            assert caplog.messages == []
 
     run(whole)

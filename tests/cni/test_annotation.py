@@ -1,23 +1,18 @@
 """The networks annotation: both forms, every key, every mistake at once, and what Multus would make of it."""
 
+import difflib
 import json
 import re
 from ipaddress import ip_address, ip_interface
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni.annotation import (
-    NETWORKS,
-    AnnotationError,
-    Bandwidth,
-    NetworkRef,
-    Networks,
-    PortMapping,
-    format_problems,
-    parse_networks,
-)
+import cni.selection
+from cni.annotation import NETWORKS, AnnotationError, format_problems, parse_networks
+from cni.networkref import Bandwidth, NetworkRef, Networks, PortMapping
 from sriov.pci import MacAddress
 from tests.cni.test_protocol import json_values
 
@@ -99,11 +94,12 @@ def test_interface_names_that_the_kernel_refuses(name):
 
 
 def test_interface_names_that_are_taken():
-    assert problems("a@lo") == ['networks[0].interface: "lo" is the loopback interface, which every pod has']
+    assert problems("a@lo") == ['networks[0].interface: "lo" is every pod\'s loopback interface']
+    assert problems("a@eth0") == [
+        'networks[0].interface: "eth0" is every pod\'s interface in the cluster\'s network']
     assert problems("a@x,b@x,c@x") == [
         'networks[1].interface: "x" is the interface of networks[0] already',
         'networks[2].interface: "x" is the interface of networks[0] already']
-    assert warnings("a@eth0") == ['networks[0].interface: "eth0" is what runtimes call the pod\'s first interface']
     assert warnings("a@net2,b,c@net3,d@net1") == [
         'networks[0].interface: "net2" is what networks[1] is called, as it has no interface of its own']
 
@@ -303,6 +299,50 @@ def test_a_message_has_an_end():
     lines = format_problems([f"networks[{n}]: x" for n in range(1000)]).splitlines()
     assert len(lines) == 22
     assert lines[-1] == "- and 980 more"
+
+
+# ---- large texts ----------------------------------------------------------------------------------------
+
+
+def test_the_number_of_networks_has_a_limit():
+    assert len(refs(",".join(["fast"] * 64))) == len(refs([{"name": "fast"}] * 64)) == 64
+    for text in (",".join(["fast"] * 65), [{"name": "fast"}] * 65):
+        assert problems(text) == ["65 networks, expected at most 64"]
+
+
+def test_the_number_of_addresses_has_a_limit():
+    assert len(refs(element(ips=["fd00::1"] * 128))[0].ips) == 128
+    assert problems(element(ips=["fd00::1"] * 129)) == ["networks[0].ips: 129 entries, expected at most 128"]
+
+
+def test_a_text_that_no_object_can_have_is_not_read():
+    assert problems("x" * (1 + (256 << 10))) == ["262145 characters, expected at most 262144"]
+    assert problems("[" + " " * (256 << 10)) == ["262145 characters, expected at most 262144"]
+
+
+def test_reading_ends_when_there_are_enough_problems(monkeypatch):
+    read = Mock()
+    monkeypatch.setattr(cni.selection, "parse_interface_address", read)
+    text = json.dumps([{"name": "a", "portMappings": [5] * 200}, {"name": "b", "ips": ["10.0.0.1"]}])
+    with pytest.raises(AnnotationError) as caught:
+        parse_networks(text, "pod")
+    assert len(caught.value.problems) == 100
+    read.assert_not_called()
+    lines = caught.value.message.splitlines()
+    assert lines[0] == f"annotation {NETWORKS} has 100 or more problems:"
+    assert (len(lines), lines[-1]) == (22, "- and 80 more")
+
+
+def test_warnings_and_searches_have_an_end(monkeypatch):
+    search = Mock(wraps=difflib.get_close_matches)
+    monkeypatch.setattr(difflib, "get_close_matches", search)
+    found = warnings(element(**{f"nane{n}": 1 for n in range(10_000)}, **{"y" * 10_000: 1}))
+    assert len(found) == 100
+    assert found[4:6] == ["networks[0].nane4: unknown key, did you mean name?", "networks[0].nane5: unknown key"]
+    assert search.call_count == 5
+
+
+# ---- properties -----------------------------------------------------------------------------------------
 
 
 LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
