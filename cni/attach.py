@@ -18,7 +18,6 @@ from cni.away import Pod, check_way, configure, find_usable_link, take_away
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.ipam import ipam_add, ipam_delete, remember_ipam
 from cni.kernel import Kernel, Vf
-from cni.locks import KeyedLocks
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
 from cni.protocol import Addresses, CniError, Code, Command, Interface, Request, format_result
@@ -67,23 +66,22 @@ class Attachments:
     def __init__(self, kernel: Kernel, store: Store) -> None:
         self._kernel = kernel
         self._store = store
-        self._locks = KeyedLocks()
         self._custody = Custody(kernel, store)
         self.repair = Repair(self._custody, store)
 
     def handle(self, call: Invocation) -> Mapping[str, Any] | None:
         """Carry out ADD or DEL; the result document of an ADD, None for a DEL."""
         request = call.request
-        shown = f"{request.container_id[:13]}/{request.ifname}"
-        with self._locks.hold(request.attachment, f"attachment {shown}", call.deadline):
+        with self._custody.hold_attachment(request.attachment, call.deadline):
             if request.command is Command.ADD:
                 return self._add(call)
             self._delete(call)
             return None
 
     def holds(self, vf: PciAddress) -> bool:
-        """Whether a record exists for this VF: it is in a pod, or on its way."""
-        return self._store.find(vf) is not None
+        """Whether this VF is in a pod, or on its way."""
+        record = self._store.find(vf)
+        return record is not None and not self._custody.is_outdated(record)
 
     # -- ADD ---------------------------------------------------------------------------------------------
 
@@ -101,6 +99,8 @@ class Attachments:
                            f"CNI_NETNS: {call.request.netns} is not a network namespace")
         with ExitStack() as stack:
             self._custody.claim(stack, conf.device, call.deadline, call.check)
+            # Done later, what an earlier ADD of this attachment owes would take the new one's addresses.
+            self._custody.pay(call.request.attachment, max(call.remaining, 1.0))
             call.check()
             pod = stack.enter_context(links_in(call.netns_fd))
             host = stack.enter_context(Links.open())
@@ -153,7 +153,7 @@ class Attachments:
     def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException, *,
               given: bool) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
-        free = partial(_free, conf.ipam, call.request, BUDGET)
+        free = partial(self._free, conf.ipam, call.request, BUDGET)
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
         kept = free if given else partial(_try, free, error)
         _try(partial(self._custody.release, record, call.netns_fd, time.monotonic() + HANDED_BACK, kept), error)
@@ -183,13 +183,14 @@ class Attachments:
     # -- DEL ---------------------------------------------------------------------------------------------
 
     def _delete(self, call: Invocation) -> None:
-        free = partial(_free, find_ipam(call.request.config), call.request, max(call.remaining, 1.0))
+        free = partial(self._free, find_ipam(call.request.config), call.request, max(call.remaining, 1.0))
         record = self._store.find_attachment(call.request.attachment)
         if record is not None:
             with self._custody.hold(record.vf, call.deadline):
                 # While this waited, a repair or the VF's next ADD may have brought it home.
-                if self._store.find(record.vf) is record:
-                    self._release(record, call, free)
+                left = self._store.find(record.vf)
+                if left is not None and left.attachment == record.attachment:
+                    self._release(left, call, free)
                     return
         free()
 
@@ -197,20 +198,22 @@ class Attachments:
         try:
             self._custody.release(record, call.netns_fd, time.monotonic() + HANDED_BACK, free)
         except SriovError:
-            with suppress(HostError):      # a full disk: if the DEL does not come again, the netns's end will do
-                self._store.write(record.detaching())
+            left = self._store.find(record.vf)
+            if left is not None:
+                with suppress(HostError):  # a full disk: if the DEL does not come again, the netns's end will do
+                    self._store.write(left.detaching())
             raise
+
+    def _free(self, ipam: str | None, request: Request, timeout: float) -> None:
+        if ipam is not None:
+            ipam_delete(ipam, request, timeout)
+            self._store.forget_owed(request.attachment)
 
 
 def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, record: Record) -> Interface:
     mac, mtu = (inside.mac, inside.mtu) if inside else (conf.mac or record.baseline.settings.mac, None)
     return Interface(name=request.ifname, mac=None if mac == MacAddress.ZERO else mac, mtu=mtu,
                      sandbox=request.netns, pci=vf.address)
-
-
-def _free(ipam: str | None, request: Request, timeout: float) -> None:
-    if ipam is not None:
-        ipam_delete(ipam, request, timeout)
 
 
 def _try(step: Callable[[], None], error: BaseException) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from enum import StrEnum
 from functools import partial
 
@@ -15,9 +14,9 @@ from cni.home import bring_home
 from cni.ipam import ipam_release
 from cni.kernel import Kernel
 from cni.locks import KeyedLocks
-from cni.netns import Sight, is_netns, links_in, look_at, open_netns
-from cni.record import Phase, Record
-from cni.store import Store
+from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
+from cni.record import Owner, Phase, Record
+from cni.store import Attachment, Store
 from sriov.errors import Gone, Refused, SriovError
 from sriov.model import Link, is_userspace
 from sriov.netlink import Links
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 OWNER_GRACE = 5.0        # seconds: a VF may be allocated again before its old pod's DEL has come
 HANDED_BACK = 10.0       # seconds that the kernel may take to hand back the netdevs of a dead namespace
 _CLAIM_POLL = 0.2        # seconds
+_TRUSTED = 30.0          # seconds that a namespace's inode number stands for its cookie
 
 
 class Loss(StrEnum):
@@ -43,22 +43,28 @@ class Loss(StrEnum):
 class Custody:
     """Every record of the node passes through here on its way out; any number of threads may use it.
 
-    Whoever changes a VF or its record holds the VF's lock (`hold`, `claim`). `counts`: how often which loss
-    brought a VF home.
+    Whoever changes a VF or its record holds the VF's lock (`hold`, `claim`); whoever asks IPAM for an
+    attachment holds that one's (`hold_attachment`).
     """
 
     def __init__(self, kernel: Kernel, store: Store) -> None:
-        self.counts: Counter[Loss] = Counter()
         self._kernel = kernel
         self._store = store
         self._locks = KeyedLocks()
         self._freed = threading.Condition()
         self._marked: set[PciAddress] = set()               # their PF had set their MAC, and did so again
         self._home: dict[PciAddress, Link | None] = {}      # netdevs as this process brought them home
+        # Whose VF it is, where its namespace was found, and until when (time.monotonic) that is good enough.
+        self._verified: dict[PciAddress, tuple[Owner, tuple[int, int], float]] = {}
 
     def hold(self, vf: PciAddress, deadline: float) -> AbstractContextManager[None]:
         """The VF's lock; Busy where another call has it until `deadline` (time.monotonic)."""
         return self._locks.hold(vf, f"VF {vf}", deadline)
+
+    def hold_attachment(self, attachment: Attachment, deadline: float) -> AbstractContextManager[None]:
+        """The attachment's lock; as `hold`."""
+        container_id, ifname = attachment
+        return self._locks.hold(attachment, f"attachment {container_id[:13]}/{ifname}", deadline)
 
     def claim(self, stack: ExitStack, device: PciAddress, deadline: float, check: Callable[[], None]) -> None:
         """Hold the VF's lock, with no other pod's record on it; wait a little for an old owner to leave.
@@ -70,7 +76,9 @@ class Custody:
             with ExitStack() as attempt:
                 attempt.enter_context(self.hold(device, deadline))
                 record = self._store.find(device)
-                if record is None or self.settle(record, patience, free=partial(self._free_or_log, record)):
+                if record is None or self.settle(record, patience):
+                    if record is not None:
+                        self._pay_quickly(record.attachment)
                     stack.push(attempt.pop_all())
                     return
                 if time.monotonic() > patience:
@@ -79,10 +87,15 @@ class Custody:
             with self._freed:
                 self._freed.wait_for(lambda: self._store.find(device) is None, _CLAIM_POLL)
 
-    def find_loss(self, record: Record) -> Loss | None:
+    def is_outdated(self, record: Record) -> bool:
+        """Whether the record is of an earlier boot, or of a VF that was made anew: this VF owes it nothing."""
+        return record.boot_id != self._kernel.boot_id or self._was_remade(record)
+
+    def find_loss(self, record: Record, *, exact: bool = True) -> Loss | None:
         """Why the VF is to come home; None where its pod has it by a finished ADD, or may have it.
 
-        A path that does not open here proves nothing by itself: it may lie outside this process's mounts.
+        A path that does not open here proves nothing by itself: it may lie outside this process's mounts. Not
+        `exact` is cheap, and may take another namespace for the record's for up to _TRUSTED seconds.
         """
         if record.boot_id != self._kernel.boot_id:
             return Loss.REBOOTED
@@ -90,7 +103,7 @@ class Custody:
             return Loss.REMADE
         if record.phase is not Phase.ATTACHED:
             return Loss.UNFINISHED
-        sight = look_at(record.owner.netns, record.owner.cookie, record.owner.file_system)
+        sight = self._look(record, exact=exact)
         if sight is Sight.ALIVE:
             return None
         if not self._has_netdev(record):
@@ -100,10 +113,10 @@ class Custody:
             return Loss.NETNS_GONE
         return Loss.HELD if sight is Sight.DEAD else None
 
-    def settle(self, record: Record, deadline: float, free: Callable[[], None] | None = None) -> bool:
+    def settle(self, record: Record, deadline: float) -> bool:
         """Bring the VF home if it is its owner's no more; whether it is free now. The caller holds its lock.
 
-        `free` gives its addresses back, by default as the record says.
+        Its addresses are owed then, for `pay`.
         """
         if self._store.find(record.vf) is not record:
             return self._store.find(record.vf) is None
@@ -112,32 +125,35 @@ class Custody:
             return False
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
             self._kernel.settle(link.index)      # udev names what comes back: after us is too late
-        self.release(record, None, deadline, free or partial(self._free, record, deadline))
-        with self._freed:
-            self.counts[loss] += 1
+        rest = self._store.owe(record)
+        self._bring_home(rest, None, deadline)
+        self._drop(rest)
         log.warning("VF %s: brought home: %s: %s", record.vf, record.owner, loss)
         return True
 
     def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None]) -> None:
-        """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds its lock.
+        """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds both locks.
 
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
-        the other from being done; the record stays then, for another try.
+        the other from being done: a VF that is not home keeps its record, and addresses stay owed.
         """
-        failure: SriovError | None = None
-        for step in (partial(self._bring_home, record, pod_fd, deadline), free):
-            try:
-                step()
-            except SriovError as error:
-                if failure is None:
-                    failure = error
-                else:
-                    failure.add_note(str(error))
-        if failure is not None:
+        away = _attempt(partial(self._bring_home, record, pod_fd, deadline))
+        unpaid = _attempt(free)
+        if unpaid is not None:
+            record = self._store.owe(record)
+        if away is None:
+            self._drop(record)
+        elif unpaid is not None:
+            away.add_note(str(unpaid))
+        if failure := away or unpaid:
             raise failure
-        self._store.delete(record)
-        with self._freed:
-            self._freed.notify_all()
+
+    def pay(self, attachment: Attachment, timeout: float) -> None:
+        """Do the IPAM DEL that the attachment owes, if it does. The caller holds the attachment's lock."""
+        owed = self._store.find_owed(attachment)
+        if owed is not None and owed.ipam is not None:
+            ipam_release(owed.ipam, timeout)
+            self._store.forget_owed(attachment)
 
     def came_home(self, vf: PciAddress) -> Link | None:
         """The VF's netdev as this process last brought it home."""
@@ -150,13 +166,36 @@ class Custody:
     # -- one record --------------------------------------------------------------------------------------
 
     def _bring_home(self, record: Record, pod_fd: int | None, deadline: float) -> None:
-        if record.boot_id != self._kernel.boot_id or self._was_remade(record):
+        if self.is_outdated(record):
             return                               # the baseline is another VF's
         with ExitStack() as stack:
             pod = _enter_own_netns(record, pod_fd, stack)
             self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
         if record.baseline.admin_mac:
             self._marked.add(record.vf)
+
+    def _drop(self, record: Record) -> None:
+        self._store.delete(record)
+        with self._freed:
+            self._freed.notify_all()
+
+    def _pay_quickly(self, attachment: Attachment) -> None:
+        """A small range may have no address for the next pod before; what fails, repair does again."""
+        with suppress(SriovError), self.hold_attachment(attachment, time.monotonic()):
+            self.pay(attachment, OWNER_GRACE)
+
+    def _look(self, record: Record, *, exact: bool) -> Sight:
+        """As `look_at`, which needs a thread and a socket."""
+        owner, now = record.owner, time.monotonic()
+        place = find_place(owner.netns)
+        known, where, until = self._verified.get(record.vf, (None, None, 0.0))
+        # Inode numbers are given out again: a namespace that is new has a dead one's before long.
+        if not exact and place is not None and (known, where) == (owner, place) and now < until:
+            return Sight.ALIVE
+        sight = look_at(owner.netns, owner.cookie, owner.file_system)
+        if sight is Sight.ALIVE and place is not None:
+            self._verified[record.vf] = owner, place, now + _TRUSTED
+        return sight
 
     def _was_remade(self, record: Record) -> bool:
         return record.identity not in (None, self._kernel.identity(record.vf))
@@ -170,23 +209,20 @@ class Custody:
         with Links.open() as host:
             return self._kernel.find_link(host, vf)
 
-    def _free(self, record: Record, deadline: float) -> None:
-        if record.ipam is not None:
-            ipam_release(record.ipam, max(deadline - time.monotonic(), 1.0))
-
-    def _free_or_log(self, record: Record) -> None:
-        """An IPAM plugin that fails must not keep a VF that is home from its next pod."""
-        try:
-            self._free(record, time.monotonic() + OWNER_GRACE)
-        except SriovError as error:
-            log.error("%s: its addresses may stay reserved: %s", record.owner, error)
-
     def _refusal(self, record: Record) -> Refused:
         loss = self.find_loss(record)
         hint = str(loss) if loss else None
         if loss is None and record.owner.file_system is None:
             hint = "that namespace cannot be seen from here: mount its folder with HostToContainer propagation"
         return Refused(f"VF {record.vf} is in use: {record.owner} has it in {record.owner.netns}", hint=hint)
+
+
+def _attempt(step: Callable[[], None]) -> SriovError | None:
+    try:
+        step()
+    except SriovError as error:
+        return error
+    return None
 
 
 def _enter_own_netns(record: Record, pod_fd: int | None, stack: ExitStack) -> Links | None:

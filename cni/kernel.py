@@ -90,6 +90,8 @@ class Kernel:
             return Path("/sys/bus/pci/devices", address).stat().st_ino
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise HostError(f"cannot look at device {address}", errno=error.errno or 0) from None
 
     def find_link(self, host: Links, address: PciAddress) -> Link | None:
         """The device's netdev on the host, under whatever name."""

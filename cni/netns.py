@@ -6,7 +6,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,12 +63,12 @@ def links_in(fd: int) -> Iterator[Links]:
     A socket belongs to the namespace that its thread was in when it was made. That thread is made for this
     and ends with it: one that called setns must never run anything else.
     """
-    made: list[socket.socket | BaseException] = []
+    made: list[Links | BaseException] = []
 
     def enter() -> None:
         try:
             setns(fd)
-            made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+            made.append(Links.open())
         except BaseException as error:  # handed to the caller's thread, whatever it is
             made.append(error)
 
@@ -79,8 +78,8 @@ def links_in(fd: int) -> Iterator[Links]:
     outcome = made[0]
     if isinstance(outcome, BaseException):
         _raise(outcome)
-    with Links(outcome) as links:
-        yield links
+    with outcome:
+        yield outcome
 
 
 def _raise(error: BaseException) -> NoReturn:
@@ -94,6 +93,19 @@ def netns_cookie(path: str) -> int | None:
             return links.cookie
     except Gone:
         return None
+
+
+def find_place(path: str) -> tuple[int, int] | None:
+    """st_dev and st_ino of what `path` leads to; None where it leads nowhere.
+
+    Another pair is another namespace. The same need not be the same: the kernel gives the number of a dead
+    namespace to the next one.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Sight(Enum):

@@ -89,6 +89,9 @@ class Record:
     def detaching(self) -> Record:
         return dataclasses.replace(self, phase=Phase.DETACHING)
 
+    def without_ipam(self) -> Record:
+        return dataclasses.replace(self, ipam=None)
+
 
 def format_record(record: Record) -> str:
     return json.dumps({"format": _FORMAT, **_fields(record)}, default=_fields) + "\n"

@@ -1,7 +1,8 @@
 """Repair: bring home every VF that no DEL will come for, at the agent's start and for as long as it runs.
 
 Pods that are force-deleted, a runtime that restarts, a Multus that is away or cannot find the pod any more:
-then a network namespace dies and its record stays. A look at each record every few seconds finds that.
+then a network namespace dies and its record stays. A look at each record every few seconds finds that. What
+those attachments owe to IPAM is done apart: a plugin may take its time, and no VF waits for it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ from cni.locks import Busy
 from cni.record import Owner, Record
 from cni.store import Store
 from sriov.errors import SriovError
-from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 3.0           # seconds between two looks at all records
 LONGEST_REST = 60.0      # seconds to the next try where one failed again and again
 START_BUDGET = 5.0       # seconds that an agent's start may be late for repairs; the others are done later
-VF_BUDGET = 2.0          # the same for one VF
+VF_BUDGET = 2.0          # the same for one VF, or one IPAM DEL
+IPAM_BUDGET = 30.0       # seconds for an IPAM DEL that nobody waits for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,76 +42,116 @@ class _Trouble:
 
 
 class Repair:
-    """One thread runs `reconcile` and then `running`; `hint` may be called from any, at any rate."""
+    """`reconcile` comes before `running`; `hint` may be called from any thread, at any rate."""
 
     def __init__(self, custody: Custody, store: Store) -> None:
         self._custody = custody
         self._store = store
-        self._troubles: dict[PciAddress, _Trouble] = {}
+        self._vf_troubles: dict[Hashable, _Trouble] = {}
+        self._ipam_troubles: dict[Hashable, _Trouble] = {}
         self._wake = threading.Event()
+        self._owing = threading.Event()
         self._stopping = threading.Event()
-
-    @property
-    def counts(self) -> Counter[Loss]:
-        """How often which loss brought a VF home: here, or before the VF's next ADD."""
-        return self._custody.counts
 
     def reconcile(self) -> None:
         """At a start, before any call is served: undo what has no end, bring home what dead pods left."""
         for damaged in self._store.damaged:
             log.error("set aside a damaged record: %s", damaged)
         until = time.monotonic() + START_BUDGET
-        for number, record in enumerate(records := list(self._store)):
+        records = list(self._store)
+        for number, record in enumerate(records):
             if time.monotonic() > until:
                 log.warning("%d of %d records are left for later", len(records) - number, len(records))
-                break
+                return
             self._look(record)
+        for record in self._store.owed:
+            if time.monotonic() > until:
+                return
+            self._pay(record, VF_BUDGET)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Repair in a thread for as long as the context lasts; its end waits for a repair that has begun."""
-        thread = threading.Thread(target=self._run, name="repair")
-        thread.start()
+        """Repair in threads for as long as the context lasts; its end waits for a VF on its way home."""
+        # A daemon: an agent that ends does not wait for an IPAM plugin. What is owed is on disk.
+        ipam = threading.Thread(target=self._run, args=(self._pay_all, self._owing), name="ipam", daemon=True)
+        vfs = threading.Thread(target=self._run, args=(self._look_at_all, self._wake), name="repair")
+        ipam.start()
+        vfs.start()
         try:
             yield
         finally:
             self._stopping.set()
             self._wake.set()
-            thread.join()
+            self._owing.set()
+            vfs.join()
+            ipam.join(VF_BUDGET)
 
     def hint(self) -> None:
         """Something changed on the host: look now."""
         self._wake.set()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], None], wake: threading.Event) -> None:
         while not self._stopping.is_set():
-            for record in self._store:
-                if self._stopping.is_set():
-                    return
-                self._look(record)
-            self._wake.wait(INTERVAL)
-            self._wake.clear()
+            work()
+            wake.wait(INTERVAL)
+            wake.clear()
+
+    def _look_at_all(self) -> None:
+        for record in self._store:
+            if self._stopping.is_set():
+                return
+            self._look(record)
+
+    def _pay_all(self) -> None:
+        owed = self._store.owed
+        for attachment in self._ipam_troubles.keys() - {record.attachment for record in owed}:
+            del self._ipam_troubles[attachment]      # its DEL came
+        for record in owed:
+            if self._stopping.is_set():
+                return
+            self._pay(record, IPAM_BUDGET)
 
     def _look(self, record: Record) -> None:
         """Settle one record where that is due. Never raises: the next record's VF wants to come home too."""
         now = time.monotonic()
-        trouble = self._troubles.get(record.vf)
-        if trouble is None or trouble.owner != record.owner:
-            trouble = _Trouble(owner=record.owner, since=now)
+        trouble = _known(self._vf_troubles, record.vf, record, now)
         if now < trouble.due:
             return
-        self._troubles.pop(record.vf, None)
+        self._vf_troubles.pop(record.vf, None)
         try:
-            loss = self._custody.find_loss(record)
-            if loss is Loss.HELD:
-                self._troubles[record.vf] = self._wait(record, trouble)
-            elif loss is not None:
+            loss = self._custody.find_loss(record, exact=False)
+        except Exception as error:       # that proves nothing, and may be over at the next look
+            what = f"cannot tell whether {record.owner} still has VF {record.vf}"
+            self._vf_troubles[record.vf] = dataclasses.replace(trouble, reason=_say(what, error, trouble.reason))
+            return
+        if loss is Loss.HELD:
+            self._vf_troubles[record.vf] = self._wait(record, trouble)
+        elif loss is not None:
+            try:
                 with self._custody.hold(record.vf, now):      # no waiting: who has it may end the matter
                     self._custody.settle(record, now + VF_BUDGET)
+                self._owing.set()
+            except Busy:
+                pass
+            except Exception as error:
+                what = f"VF {record.vf} of {record.owner} is not home"
+                self._vf_troubles[record.vf] = _postpone(trouble, what, error)
+
+    def _pay(self, record: Record, timeout: float) -> None:
+        """Do one IPAM DEL that is owed, where that is due. Never raises."""
+        now = time.monotonic()
+        trouble = _known(self._ipam_troubles, record.attachment, record, now)
+        if now < trouble.due:
+            return
+        self._ipam_troubles.pop(record.attachment, None)
+        try:
+            with self._custody.hold_attachment(record.attachment, now):
+                self._custody.pay(record.attachment, timeout)
         except Busy:
             pass
         except Exception as error:
-            self._troubles[record.vf] = self._postpone(record, trouble, error)
+            what = f"the addresses of {record.owner} are still reserved"
+            self._ipam_troubles[record.attachment] = _postpone(trouble, what, error)
 
     def _wait(self, record: Record, trouble: _Trouble) -> _Trouble:
         """The kernel needs a moment to take a namespace down; who holds it open may take for ever."""
@@ -120,12 +160,25 @@ class Repair:
         log.warning("VF %s of %s is not home: %s", record.vf, record.owner, Loss.HELD)
         return dataclasses.replace(trouble, reason=Loss.HELD)
 
-    def _postpone(self, record: Record, trouble: _Trouble, error: Exception) -> _Trouble:
-        """The same reason is logged once; each failure doubles the rest before the next try."""
-        expected = isinstance(error, SriovError)
-        reason = str(error) if expected else f"internal error: {error!r}"
-        if trouble.reason != reason:
-            log.error("VF %s of %s is not home: %s", record.vf, record.owner, reason,
-                      exc_info=None if expected else error)
-        rest = min(INTERVAL * 2**trouble.tries, LONGEST_REST)
-        return dataclasses.replace(trouble, reason=reason, tries=trouble.tries + 1, due=time.monotonic() + rest)
+
+def _known(troubles: dict[Hashable, _Trouble], key: Hashable, record: Record, now: float) -> _Trouble:
+    trouble = troubles.get(key)
+    if trouble is None or trouble.owner != record.owner:
+        return _Trouble(owner=record.owner, since=now)
+    return trouble
+
+
+def _postpone(trouble: _Trouble, what: str, error: Exception) -> _Trouble:
+    """Each failure doubles the rest before the next try."""
+    rest = min(INTERVAL * 2**trouble.tries, LONGEST_REST)
+    return dataclasses.replace(trouble, reason=_say(what, error, trouble.reason), tries=trouble.tries + 1,
+                               due=time.monotonic() + rest)
+
+
+def _say(what: str, error: Exception, said: str) -> str:
+    """Log what went wrong, unless that was said last; what was said last now."""
+    expected = isinstance(error, SriovError)
+    reason = f"{what}: {error}" if expected else f"{what}: internal error: {error!r}"
+    if reason != said:
+        log.error("%s", reason, exc_info=None if expected else error)
+    return reason

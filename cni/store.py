@@ -1,4 +1,4 @@
-"""The records of a node: a JSON file per VF.
+"""The state of a node: a JSON file for each VF that is away, and for each attachment that owes an IPAM DEL.
 
 A record is on disk before the first kernel change that it describes, and goes after the last one is undone.
 One process writes: the folder's lock says which.
@@ -7,9 +7,10 @@ One process writes: the folder's lock says which.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,23 +18,26 @@ from cni.record import Record, format_record, parse_record
 from sriov.errors import HostError, Refused, SriovError
 from sriov.pci import PciAddress
 
+Attachment = tuple[str, str]     # container id, interface
+
 
 class Store:
-    """The records of a node. Threads may share it; processes may not: see `open`."""
+    """The records of a node. Threads may share it; processes may not: see `open`.
 
-    def __init__(self, folder: Path, lock: int) -> None:
-        self._folder = folder
+    Iterating gives the records of VFs. `owed` are those of attachments whose VF is home, or on its way by a
+    record of its own: of these only `ipam` still counts.
+    """
+
+    def __init__(self, state: Path, lock: int) -> None:
         self._lock = lock
-        self._guard = threading.Lock()
-        self._records: dict[PciAddress, Record] = {}
-        self.damaged: list[str] = []             # files set aside at start, each with the reason
+        self._vfs = _Folder(state / "vfs", lambda record: record.vf)
+        self._owed = _Folder(state / "ipam", _attachment_name)
 
     @classmethod
     def open(cls, state: Path) -> Store:
         """Load the records under `state`; raise Refused where another process has them open, HostError."""
-        folder = state / "vfs"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            state.mkdir(parents=True, exist_ok=True)
             lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"cannot use {state}", errno=error.errno or 0) from error
@@ -41,34 +45,87 @@ class Store:
             stack.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                store = cls(folder, lock)
-                store._load()
             except BlockingIOError:
                 raise Refused(f"cannot use {state}: another process has it open",
                               hint="one vfpool-agent runs on a node; stop the other one") from None
             except OSError as error:
-                raise HostError(f"cannot read the records in {folder}", errno=error.errno or 0) from error
+                raise HostError(f"cannot lock {state}", errno=error.errno or 0) from error
+            store = cls(state, lock)
+            store._vfs.load()
+            store._owed.load()
             stack.pop_all()
         return store
 
     def close(self) -> None:
         os.close(self._lock)
 
+    @property
+    def damaged(self) -> list[str]:
+        """Files that were set aside when this was opened, each with the reason."""
+        return self._vfs.damaged + self._owed.damaged
+
     def __iter__(self) -> Iterator[Record]:
-        with self._guard:
-            return iter(list(self._records.values()))
+        return iter(self._vfs.all())
 
     def find(self, vf: PciAddress) -> Record | None:
-        with self._guard:
-            return self._records.get(vf)
+        return self._vfs.find(vf)
 
-    def find_attachment(self, attachment: tuple[str, str]) -> Record | None:
-        with self._guard:
-            return next((r for r in self._records.values() if r.attachment == attachment), None)
+    def find_attachment(self, attachment: Attachment) -> Record | None:
+        return next((record for record in self if record.attachment == attachment), None)
 
     def write(self, record: Record) -> None:
         """Replace the VF's record, on disk before this returns."""
-        path = self._path(record.vf)
+        self._vfs.write(record)
+
+    def delete(self, record: Record) -> None:
+        """Remove this record; nothing to do where the VF has another one, or none."""
+        self._vfs.delete(record)
+
+    # -- IPAM ----------------------------------------------------------------------------------------------
+
+    @property
+    def owed(self) -> list[Record]:
+        return self._owed.all()
+
+    def find_owed(self, attachment: Attachment) -> Record | None:
+        return next((record for record in self.owed if record.attachment == attachment), None)
+
+    def owe(self, record: Record) -> Record:
+        """Note apart from the VF that its IPAM DEL is still to be done; the VF's record without it."""
+        if record.ipam is None:
+            return record
+        self._owed.write(record)
+        rest = record.without_ipam()
+        self._vfs.write(rest)
+        return rest
+
+    def forget_owed(self, attachment: Attachment) -> None:
+        """Its IPAM DEL is done; nothing to do where none was owed."""
+        record = self.find_owed(attachment)
+        if record is not None:
+            self._owed.delete(record)
+
+
+class _Folder:
+    """Records in files, and the same in memory; `name` gives a record's file, without the suffix."""
+
+    def __init__(self, path: Path, name: Callable[[Record], str]) -> None:
+        self._path = path
+        self._name = name
+        self._guard = threading.Lock()
+        self._records: dict[str, Record] = {}
+        self.damaged: list[str] = []
+
+    def all(self) -> list[Record]:
+        with self._guard:
+            return list(self._records.values())
+
+    def find(self, name: str) -> Record | None:
+        with self._guard:
+            return self._records.get(name)
+
+    def write(self, record: Record) -> None:
+        path = self._file(record)
         draft = path.with_suffix(".new")
         try:
             with draft.open("w") as file:
@@ -76,43 +133,55 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
-            self._sync_folder()
+            self._sync()
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from error
         with self._guard:
-            self._records[record.vf] = record
+            self._records[self._name(record)] = record
 
     def delete(self, record: Record) -> None:
-        """Remove this record; nothing to do where the VF has another one, or none."""
-        if self.find(record.vf) != record:
+        if self.find(self._name(record)) != record:
             return
-        path = self._path(record.vf)
+        path = self._file(record)
         try:
             path.unlink(missing_ok=True)
-            self._sync_folder()
+            self._sync()
         except OSError as error:
             raise HostError(f"cannot delete the record {path}", errno=error.errno or 0) from error
         with self._guard:
-            self._records.pop(record.vf, None)
+            self._records.pop(self._name(record), None)
 
-    def _path(self, vf: PciAddress) -> Path:
-        return self._folder / f"{vf}.json"
+    def load(self) -> None:
+        """Raise HostError where the folder cannot be read, Refused for a later version's records."""
+        try:
+            self._path.mkdir(exist_ok=True, mode=0o700)
+            for path in sorted(self._path.glob("*.json")):
+                self._read(path)
+        except OSError as error:
+            raise HostError(f"cannot read the records in {self._path}", errno=error.errno or 0) from error
 
-    def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _read(self, path: Path) -> None:
+        try:
+            record = parse_record(path.read_text())
+        except Refused as error:
+            raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
+        except (SriovError, UnicodeDecodeError) as error:
+            path.replace(path.with_suffix(".damaged"))
+            self.damaged.append(f"{path}: {error}")
+        else:
+            self._records[self._name(record)] = record
+
+    def _file(self, record: Record) -> Path:
+        return self._path / f"{self._name(record)}.json"
+
+    def _sync(self) -> None:
+        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
-    def _load(self) -> None:
-        for path in sorted(self._folder.glob("*.json")):
-            try:
-                record = parse_record(path.read_text())
-            except Refused as error:
-                raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
-            except (SriovError, UnicodeDecodeError) as error:
-                path.replace(path.with_suffix(".damaged"))
-                self.damaged.append(f"{path}: {error}")
-            else:
-                self._records[record.vf] = record
+
+def _attachment_name(record: Record) -> str:
+    """Nothing that a caller says becomes part of a path."""
+    return hashlib.sha256("\0".join(record.attachment).encode(errors="surrogatepass")).hexdigest()

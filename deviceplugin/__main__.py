@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = lo
     for warning in pool_file.warnings:
         log.warning("%s", warning)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    # Until Agent.run has its own: the kernel drops a signal without a handler for PID 1, as in a container.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with open_kernel(settle=Udev().settle, trace=trace) as kernel, _attachments(kernel, args) as attachments:
             gc.freeze()      # what is there now stays: no collection looks at it again while a pod waits
@@ -186,8 +188,9 @@ class Agent:
             host = scan_host(self._kernel.sysfs)
         except (SriovError, OSError) as error:
             return (f"cannot make the host fit the pool file: {error}",)
-        failed = {step.vf.address for step in plan_host(host, entries, pools, self._in_use).bindings}
-        self._bound.put(frozenset(vf.address for vf in host.vfs if vf.address not in failed))
+        # A VF that is in use has the wrong driver until its pod is gone: nobody chose that one.
+        wrong = {step.vf.address for step in plan_host(host, entries, pools, lambda _: False).bindings}
+        self._bound.put(frozenset(vf.address for vf in host.vfs if vf.address not in wrong))
         return problems
 
     def _in_use(self, vf: VirtualFunction) -> bool:

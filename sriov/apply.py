@@ -135,8 +135,10 @@ def _load_module(name: str) -> None:
     """Once for a driver, at the first VF that wants it."""
     try:
         done = subprocess.run(["modprobe", name], capture_output=True, text=True, timeout=60, check=False)
+        said = done.stderr.strip() if done.returncode else None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostError(f"driver {name} is not loaded and modprobe failed: {error}") from None
-    if done.returncode != 0:
-        raise HostError(f"driver {name} is not loaded and modprobe failed: {done.stderr.strip()}",
-                        hint=f"load the module {name} on the host")
+        said = str(error)
+    if said is not None:
+        raise HostError(f"driver {name} is not loaded and modprobe failed: {said}",
+                        hint="load it at boot, by a file in the host's /etc/modules-load.d; an agent in a "
+                             "container may not")

@@ -63,7 +63,10 @@ class Links:
     @classmethod
     def open(cls) -> Links:
         """The links of the calling thread's own network namespace."""
-        return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+        try:
+            return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+        except OSError as error:
+            raise HostError("cannot open a netlink socket", errno=error.errno or 0) from None
 
     def close(self) -> None:
         self._socket.close()

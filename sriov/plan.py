@@ -70,7 +70,7 @@ def plan_host(host: Host, entries: Sequence[PfEntry], pools: Sequence[Pool], in_
                 continue
             if in_use(vf):
                 refused.append(f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use "
-                               "(hint: it is bound again once its pod is gone and the agent starts)")
+                               "(hint: it is bound again once its pod is gone)")
             else:
                 bindings.append(BindDriver(vf=vf, driver=driver))
     return Plan(creations=tuple(creations), bindings=tuple(bindings), refused=tuple(refused))

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from cni.install import SHIM, install_executable
+from cni.record import Delegation
+from cni.store import Store
 from sriov.errors import HostError
+from tests.cni.test_record import record
 from tests.support.node import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -133,9 +136,15 @@ def start_agent(tmp_path, *options):
 
 
 def test_the_agent_installs_it_once_calls_are_served(tmp_path, target):
+    assert SHIM.exists(), f"there is no {SHIM}: run `make shim`"
     agent = start_agent(tmp_path, f"--install-cni={target}", f"--install-cni={target.parent}/sriov")
+
+    def installed():
+        assert agent.poll() is None, f"the agent ended: {agent.stderr.read()}"
+        return (target.parent / "sriov").exists()
+
     try:
-        wait_for("both executables", lambda: (target.parent / "sriov").exists() or agent.poll() is not None)
+        wait_for("both executables", installed)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "cni.sock"))
     finally:
@@ -145,6 +154,25 @@ def test_the_agent_installs_it_once_calls_are_served(tmp_path, target):
     assert names(target) == ["sriov", "vfpool"]
     assert target.read_bytes() == (target.parent / "sriov").read_bytes() == SHIM.read_bytes()
     assert log.index("CNI calls are served") < log.index(f"installed the CNI executable as {target}\n")
+
+
+def test_an_agent_that_is_ended_while_it_repairs_undoes_what_it_began_and_ends(tmp_path, source):
+    """As PID 1 of a container it would not even hear of a SIGTERM that it has no handler for."""
+    asked = tmp_path / "asked"
+    source.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 60\n")
+    source.chmod(0o755)
+    store = Store.open(tmp_path / "state")
+    delegation = Delegation(plugin=source.name, environment={"CNI_PATH": str(source.parent)}, config={})
+    store.owe(record(ipam=delegation))
+    store.delete(record())
+    store.close()
+    agent = start_agent(tmp_path)
+    wait_for("the IPAM plugin", asked.exists)
+    agent.send_signal(signal.SIGTERM)
+    _, log = agent.communicate(timeout=30)
+    assert agent.returncode == 0, log
+    assert "CNI calls are served" not in log
+    assert len(list((tmp_path / "state/ipam").iterdir())) == 1
 
 
 def test_an_agent_that_cannot_install_it_says_so_and_ends(tmp_path):

@@ -1,17 +1,34 @@
 """IPAM delegation with real child processes: plugins are small scripts in a folder of CNI_PATH."""
 
 import dataclasses
+import errno
 import json
+import logging
 import os
 import re
+import socket
 import sys
+import threading
 import time
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cni import repair
+from cni.attach import Attachments, Invocation
+from cni.custody import Custody, Loss
 from cni.ipam import ipam_add, ipam_delete, ipam_release, remember_ipam
+from cni.kernel import Kernel
 from cni.protocol import CniError, Command, Ip, Request
+from cni.record import Phase
+from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
+from cni.store import Store
+from sriov.errors import HostError
 from tests.cni.test_protocol import ADDRESSES, GOLDEN
+from tests.cni.test_record import record
+from tests.support.node import wait_for
 
 
 @pytest.fixture
@@ -172,3 +189,193 @@ def test_release_without_a_runtime_asks_as_the_add_did(plugin, request_of, tmp_p
     assert {key: value for key, value in environment.items() if key.startswith("CNI_")} == {
         "CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1", "CNI_NETNS": "",
         "CNI_ARGS": "IP=10.0.0.1;K8S_POD_NAME=\udcff", "CNI_PATH": add.environment["CNI_PATH"]}
+
+
+# ---- what is owed: the VF is home, its addresses are not ------------------------------------------------------
+
+
+def kernel(boot_id="b", driver=None):
+    """Of a machine without any VF whose PF's netdev has just gone: none can be brought home."""
+    sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, locate_vf=lambda vf: (record().pf, 1),
+                                 find_netdev=lambda pf: ("none", 2**31 - 1))
+    return Kernel(sysfs=sysfs, changes=sysfs, netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
+                  trace=lambda step: None)
+
+
+NOW = kernel("this boot")
+VF = record().vf
+
+
+@contextmanager
+def opened(state):
+    store = Store.open(state)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def counted(plugin, tmp_path):
+    """Writes a plugin that notes the container of each DEL that it did, after so many seconds; or fails."""
+    def write(seconds=0.0, status=0):
+        plugin(f"import os, sys, time\ntime.sleep({seconds})\n"
+               f"{status} or print(os.environ['CNI_CONTAINERID'], file=open({str(tmp_path / 'done')!r}, 'a'))\n"
+               f"sys.exit({status})")
+
+    return write
+
+
+@pytest.fixture
+def done(tmp_path):
+    return lambda: (tmp_path / "done").read_text().split() if (tmp_path / "done").exists() else []
+
+
+@pytest.fixture
+def lost(request_of):
+    """A record of the boot before, with IPAM."""
+    def make(container="c1", **changes):
+        delegation = remember_ipam("fake", request_of(CNI_CONTAINERID=container))
+        return record(container=container, phase=Phase.ATTACHED, ipam=delegation, **changes)
+
+    return make
+
+
+def errors(caplog):
+    return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.ERROR]
+
+
+def test_a_slow_plugin_is_waited_for_by_nobody_and_gets_its_time(tmp_path, counted, done, lost, monkeypatch):
+    monkeypatch.setattr(repair, "VF_BUDGET", 0.1)
+    monkeypatch.setattr(repair, "INTERVAL", 0.1)
+    assert IPAM_BUDGET > 10 * VF_BUDGET
+    counted(seconds=1.0)
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        made, started = Repair(Custody(NOW, store), store), time.monotonic()
+        made.reconcile()
+        assert time.monotonic() - started < 1
+        assert (list(store), [owed.attachment for owed in store.owed], done()) == ([], [("c1", "net1")], [])
+        with made.running():
+            wait_for("the DEL", lambda: store.owed == [])
+    assert done() == ["c1"]
+
+
+def test_an_end_does_not_wait_for_a_plugin_that_hangs(tmp_path, plugin, lost, monkeypatch):
+    monkeypatch.setattr(repair, "VF_BUDGET", 0.1)
+    hanging, threads = tmp_path / "hanging", threading.active_count()
+    plugin(f"import pathlib, time\npath = pathlib.Path({str(hanging)!r})\npath.touch()\n"
+           "while path.exists(): time.sleep(0.02)")
+    with opened(tmp_path / "state") as store:
+        store.owe(lost())
+        made = Repair(Custody(NOW, store), store)
+        with made.running():
+            wait_for("the plugin", hanging.exists)
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
+        assert len(store.owed) == 1
+        hanging.unlink()
+        wait_for("the thread to end", lambda: threading.active_count() == threads)
+
+
+def test_what_is_owed_outlives_the_next_add_of_the_vf_and_the_agent(tmp_path, counted, done, lost, caplog):
+    counted(status=1)
+    with opened(tmp_path / "state") as store, ExitStack() as stack:
+        store.write(lost())
+        Custody(NOW, store).claim(stack, VF, time.monotonic() + 10, lambda: None)
+        store.write(record(container="c2", boot_id=NOW.boot_id))
+    assert [path.name for path in (tmp_path / "state/ipam").iterdir() if "c1" in path.name] == []
+    with opened(tmp_path / "state") as store:
+        assert [kept.owner.container_id for kept in store] == ["c2"]
+        assert store.owed == [lost()]
+        store.delete(record(container="c2", boot_id=NOW.boot_id))
+        made = Repair(Custody(NOW, store), store)
+        made.reconcile()
+        (message,) = errors(caplog)
+        assert message == ("the addresses of container c1, net1 of network net are still reserved: IPAM plugin "
+                           "fake: DEL failed: exit status 1")
+        counted()
+        made.reconcile()
+        assert done() == []            # it rests
+        Repair(Custody(NOW, store), store).reconcile()
+        assert (done(), store.owed) == (["c1"], [])
+
+
+def test_one_that_fails_does_not_keep_the_next_from_its_turn(tmp_path, counted, plugin, done, lost):
+    counted()
+    with opened(tmp_path / "state") as store:
+        first = lost("c1")
+        assert first.ipam is not None
+        store.owe(dataclasses.replace(first, ipam=dataclasses.replace(first.ipam, plugin="absent")))
+        store.owe(lost("c2"))
+        Repair(Custody(NOW, store), store).reconcile()
+        assert (done(), [owed.attachment[0] for owed in store.owed]) == (["c2"], ["c1"])
+
+
+def test_a_vf_of_an_earlier_boot_is_not_in_use(tmp_path, lost):
+    with opened(tmp_path / "state") as store:
+        attachments = Attachments(NOW, store)
+        assert not attachments.holds(VF)
+        store.write(lost())
+        assert not attachments.holds(VF)
+        store.write(lost(boot_id=NOW.boot_id, identity=5))       # made anew
+        assert not attachments.holds(VF)
+        store.write(lost(boot_id=NOW.boot_id))
+        assert attachments.holds(VF)
+
+
+def call(request, **config):
+    config = {"cniVersion": "1.0.0", "name": "net", **config}
+    request = dataclasses.replace(request, config=config, stdin=json.dumps(config).encode())
+    return Invocation(request=request, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 10)
+
+
+def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, done, lost, request_of):
+    delete = request_of(Command.DEL)
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        attachments = Attachments(NOW, store)
+        counted(status=1)
+        for _ in range(2):
+            with pytest.raises(CniError, match="DEL failed"):
+                attachments.handle(call(delete, ipam={"type": "fake"}))
+            assert (list(store), store.owed) == ([], [lost()])
+        counted()
+        attachments.handle(call(delete))                        # its configuration names no IPAM any more
+        assert (done(), store.owed) == ([], [lost()])
+        attachments.handle(call(delete, ipam={"type": "fake"}))
+        assert (done(), store.owed) == (["c1"], [])
+
+
+def test_a_vf_that_is_not_home_keeps_its_record_and_its_addresses_are_given_back(
+        tmp_path, counted, done, lost, monkeypatch):
+    """Out of descriptors: neither namespace nor host can be looked into."""
+    counted()
+    here = lost(boot_id=NOW.boot_id)
+    with opened(tmp_path / "state") as store:
+        store.write(here)
+        custody = Custody(NOW, store)
+
+        def no_socket(*args):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", no_socket)
+            store.owe(here)
+            with pytest.raises(HostError, match="cannot open a netlink socket: EMFILE"):
+                custody.release(here, None, time.monotonic(), lambda: custody.pay(here.attachment, 10))
+        assert (done(), store.owed, [kept.vf for kept in store]) == (["c1"], [], [VF])
+
+
+def test_a_lost_vf_that_does_not_come_home_owes_its_addresses_all_the_same(tmp_path, counted, done, lost, caplog):
+    counted()
+    here = lost(boot_id=NOW.boot_id).detaching()
+    with opened(tmp_path / "state") as store:
+        store.write(here)
+        custody = Custody(NOW, store)
+        assert custody.find_loss(here) is Loss.UNFINISHED
+        made = Repair(custody, store)
+        made.reconcile()
+        assert (done(), store.owed, list(store)) == (["c1"], [], [here.without_ipam()])
+        (message,) = errors(caplog)
+        assert message.startswith(f"VF {VF} of container c1, net1 of network net is not home: ")

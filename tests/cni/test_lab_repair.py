@@ -108,6 +108,15 @@ def wait_for_home(agent: Agent, home: Callable[[], list[str]]) -> None:
     wait_for(f"all home: {home()}; {agent.tail()}", lambda: not home(), 1.0)
 
 
+def wait_for_free(folder: Path, count: int = 0) -> None:
+    """IPAM is asked apart from the VF's way home, at once."""
+    wait_for(f"{count} addresses", lambda: len(reserved(folder)) == count, HOME_WITHIN)
+
+
+def owed(agent: Agent) -> list[Path]:
+    return list((agent.state / "ipam").glob("*.json"))
+
+
 def lines(agent: Agent, words: str) -> list[str]:
     return [line for line in agent.log.read_text().splitlines() if words in line]
 
@@ -122,7 +131,8 @@ def test_a_netns_that_dies_without_del(start, home, vfs: Vfs, tmp_path: Path) ->
         assert len(reserved(ipam)) == 1
         remove(pod)
         wait_for_home(agent, home)
-        assert reserved(ipam) == []
+        wait_for_free(ipam)
+        wait_for("nothing owed", lambda: not owed(agent))
         (line,) = lines(agent, "brought home")
         assert line.endswith(f"VF {vfs[0].address}: brought home: container c1, net1 of network net: its network "
                              "namespace is gone")
@@ -138,7 +148,7 @@ def test_one_that_a_vfio_vf_was_given_to(start, vfs: Vfs, tmp_path: Path) -> Non
             assert vlan(vfs[6]) == [{"vlan": 5}]
             remove(pod)
             wait_for("the other record alone", lambda: len(agent.records()) == 1, HOME_WITHIN)
-            assert reserved(tmp_path / "ipam") == []
+            wait_for_free(tmp_path / "ipam")
             assert (vlan(vfs[6]), vlan(vfs[5])) == ([{}], [{"vlan": 6}])
             cni.delete(config(vfs[5].address), "c2", living)
         assert not home()
@@ -153,7 +163,7 @@ def test_seven_at_once(start, home, vfs: Vfs, tmp_path: Path) -> None:
         for pod in pods:
             remove(pod)
         wait_for_home(agent, home)
-        assert reserved(tmp_path) == []
+        wait_for_free(tmp_path)
 
 
 def test_del_during_the_repair(start, home, vfs: Vfs, tmp_path: Path) -> None:
@@ -204,7 +214,8 @@ def test_add_of_the_vf_to_the_next_pod(start, home, vfs: Vfs, tmp_path: Path) ->
                 cni.add(config(vfs[0].address, vlan=5, mac=MAC % 1, ipam=ipam), f"old{number}", old)
             cni.add(config(vfs[0].address, vlan=6, mac=MAC % 2, ipam=ipam), f"new{number}", living)
             assert vlan(vfs[0]) == [{"vlan": 6}]
-            assert len(agent.records()) == len(reserved(tmp_path)) == 1
+            assert len(agent.records()) == 1
+            wait_for_free(tmp_path, 1)
             cni.delete(config(vfs[0].address), f"old{number}", "")
             assert ip("-n", Path(living).name, "link", "show", "net1")[0]["address"] == MAC % 2
             cni.delete(config(vfs[0].address, ipam=ipam), f"new{number}", living)
@@ -288,7 +299,7 @@ def test_vfs_made_anew_while_one_is_in_a_pod(start, vfs: Vfs, tmp_path: Path) ->
         vfs[:] = node.make_vfs(pf, 7)
         before = links()
         wait_for("no record", lambda: agent.records() == [], HOME_WITHIN)
-        assert reserved(tmp_path / "ipam") == []
+        wait_for_free(tmp_path / "ipam")
         assert len(lines(agent, "the VF is gone or was made anew")) == 1
         cni.add(conf, "c2", pod)
         cni.delete(conf, "c1", pod, "net2")
@@ -309,7 +320,7 @@ def test_records_of_an_earlier_boot(start, home, vfs: Vfs, tmp_path: Path) -> No
     path.write_text(json.dumps({**record, "boot_id": "another"}))
     agent, _ = start()
     assert agent.records() == []
-    assert reserved(tmp_path / "ipam") == []
+    wait_for_free(tmp_path / "ipam")
 
 
 def test_del_that_failed_is_done_all_the_same(start, home, vfs: Vfs) -> None:
@@ -331,18 +342,20 @@ def test_del_that_failed_is_done_all_the_same(start, home, vfs: Vfs) -> None:
         assert len(lines(agent, "its ADD or DEL was never finished")) == 1
 
 
+# Longer than an agent's start, or a VF on its way home, waits for an IPAM plugin.
 PLUGIN = """\
 #!/bin/sh
 if [ $CNI_COMMAND = DEL -a -e {folder}/broken ]; then
     echo '{{"code": 11, "msg": "no answer from the server"}}'
     exit 1
 fi
+[ $CNI_COMMAND = DEL ] && sleep 3
 exec {real} "$@"
 """
 
 
-def test_ipam_that_fails_is_asked_again_and_the_vf_is_home_meanwhile(start, home, vfs: Vfs,
-                                                                     tmp_path: Path) -> None:
+def test_ipam_that_fails_is_asked_again_whatever_becomes_of_vf_and_agent(start, home, vfs: Vfs,
+                                                                         tmp_path: Path) -> None:
     plugin = tmp_path / "bin/host-local"
     plugin.parent.mkdir()
     plugin.write_text(PLUGIN.format(folder=tmp_path, real=f"{CNI_PATH}/host-local"))
@@ -357,16 +370,17 @@ def test_ipam_that_fails_is_asked_again_and_the_vf_is_home_meanwhile(start, home
         remove(dead)
         with pytest.raises(CniFailed, match="no answer from the server"):
             cni.delete({**conf, "deviceID": vfs[1].address}, "c2", deleted)
-        wait_for("the VFs", lambda: not home(), HOME_WITHIN)
-        wait_for("two tries", lambda: len(lines(agent, "is not home: IPAM plugin host-local: DEL failed")) == 2)
-        assert len(agent.records()) == len(reserved(ipam)) == 2
+        wait_for_home(agent, home)
+        wait_for("two tries", lambda: len(lines(agent, "still reserved: IPAM plugin host-local: DEL failed")) == 2)
+        assert len(owed(agent)) == len(reserved(ipam)) == 2
         with netns() as other:             # a VF that is home does not wait for another network's IPAM
             cni.add(config(vfs[1].address, vlan=6), "c3", other)
             cni.delete(config(vfs[1].address), "c3", other)
+        assert len(owed(agent)) == 2
+        assert len(lines(agent, "still reserved")) == 2
+        agent.stop(signal.SIGKILL)
         (tmp_path / "broken").unlink()
-        wait_for("no record", lambda: agent.records() == [], 2 * HOME_WITHIN)
-        assert len(lines(agent, "is not home")) == 2
-        assert len(reserved(ipam)) == 1            # c2's, given up for c3
-        assert len(lines(agent, "its addresses may stay reserved")) == 1
-        cni.delete(conf, "c2", "")
+        agent, cni = start(path=str(plugin.parent))
+        wait_for("nothing owed", lambda: not owed(agent), 30)
         assert reserved(ipam) == []
+        cni.delete(conf, "c2", "")

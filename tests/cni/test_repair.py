@@ -1,5 +1,6 @@
 """When repair looks, tries and speaks, on a clock of the tests' own; and what a namespace's path tells."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -11,14 +12,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from cni import custody as custody_module
 from cni import repair
-from cni.custody import HANDED_BACK, Custody, Loss
+from cni.custody import _TRUSTED, HANDED_BACK, Custody, Loss
 from cni.locks import Busy
 from cni.netns import Sight, find_file_system, look_at, netns_cookie, open_netns
 from cni.protocol import Code
+from cni.record import Phase
 from cni.repair import INTERVAL, LONGEST_REST, START_BUDGET, Repair
 from cni.store import Store
 from sriov.errors import HostError
+from tests.cni.test_ipam import kernel
 from tests.cni.test_record import record
 from tests.support.node import netns, run, wait_for
 
@@ -41,8 +45,11 @@ class Fake(Custody):
         self.losses, self.failures, self.busy, self.tried = {}, {}, set(), []
         self._records = store
 
-    def find_loss(self, record):
-        return self.losses.get(record.vf)
+    def find_loss(self, record, *, exact=True):
+        loss = self.losses.get(record.vf)
+        if isinstance(loss, Exception):
+            raise loss
+        return loss
 
     @contextmanager
     def hold(self, vf, deadline):
@@ -50,7 +57,7 @@ class Fake(Custody):
             raise Busy(Code.TRY_AGAIN_LATER, "busy")
         yield
 
-    def settle(self, record, deadline, free=None):
+    def settle(self, record, deadline):
         self.tried.append(record.vf)
         if record.vf in self.failures:
             raise self.failures[record.vf]
@@ -110,6 +117,21 @@ def test_a_failure_rests_longer_each_time_and_is_said_once(store, custody, clock
     assert len(messages(caplog)) == 2
 
 
+@pytest.mark.parametrize("failure", [HostError("too many open files"), OSError(24, "Too many open files")])
+def test_a_look_in_vain_is_said_once_as_what_it_is_and_done_again_at_once(store, custody, clock, caplog, failure):
+    custody.losses = {ONE.vf: failure}
+    made = Repair(custody, store)
+    for _ in range(50):
+        made.reconcile()
+        clock.now += INTERVAL
+    (message,) = messages(caplog)
+    assert message.startswith("cannot tell whether container c1, net1 of network net still has VF 0000:3b:02.1: ")
+    assert "oo many open files" in message
+    custody.losses = {ONE.vf: Loss.NETNS_GONE}
+    made.reconcile()
+    assert list(store) == [TWO]
+
+
 def test_the_next_owner_of_a_vf_does_not_wait_for_the_rest_of_the_one_before(store, custody, clock):
     custody.losses = {ONE.vf: Loss.NETNS_GONE}
     custody.failures = {ONE.vf: HostError("no")}
@@ -150,7 +172,7 @@ def test_a_start_does_not_wait_for_all(store, custody, clock, caplog):
     custody.losses = {ONE.vf: Loss.NETNS_GONE, TWO.vf: Loss.NETNS_GONE}
     settle = custody.settle
 
-    def slowly(record, deadline, free=None):
+    def slowly(record, deadline):
         clock.now += START_BUDGET + 1
         return settle(record, deadline)
 
@@ -229,6 +251,37 @@ class TestSight:
             process.stdin.close()
             process.wait()
             assert look_at(path, *seen) is Sight.DEAD
+
+    def test_a_cheap_look_asks_for_the_cookie_where_the_path_leads_elsewhere_and_now_and_then(
+            self, pod, monkeypatch, clock, store):
+        cookie, file_system = self.seen(pod)
+        made = record(phase=Phase.ATTACHED)
+        owner = dataclasses.replace(made.owner, netns=pod, cookie=cookie, file_system=file_system)
+        made, looks = dataclasses.replace(made, owner=owner), []
+
+        def look(*seen):
+            looks.append(seen)
+            return look_at(*seen)
+
+        monkeypatch.setattr(custody_module, "look_at", look)
+        monkeypatch.setattr(custody_module, "time", clock)
+        custody = Custody(kernel(driver="vfio-pci"), store)
+        for seconds, expected in ((0, 1), (_TRUSTED - 1, 1), (_TRUSTED, 2), (_TRUSTED + 1, 2)):
+            clock.now = 1000 + seconds
+            assert custody.find_loss(made, exact=False) is None
+            assert len(looks) == expected
+        assert custody.find_loss(made) is None
+        assert len(looks) == 3
+        other = dataclasses.replace(made, owner=dataclasses.replace(owner, cookie=cookie + 1))
+        assert custody.find_loss(other, exact=False) is Loss.NETNS_GONE       # another owner's look is not trusted
+        assert len(looks) == 4
+        with netns() as next_one:
+            run("umount", pod)
+            run("mount", "--bind", next_one, pod)
+            assert custody.find_loss(made, exact=False) is Loss.NETNS_GONE
+            run("umount", pod)
+        run("ip", "netns", "del", os.path.basename(pod))
+        assert custody.find_loss(made, exact=False) is Loss.NETNS_GONE
 
     def test_descriptor_of_another_namespace(self, pod):
         with netns() as other, open_netns(other) as fd:

@@ -132,6 +132,26 @@ def test_vf_in_a_pod_stays_in_its_pool_over_agent_restarts(agent: Agent) -> None
     with_kubelet(agent, work)
 
 
+def test_vf_in_a_pod_gets_the_driver_of_its_pool_once_it_is_home(agent: Agent) -> None:
+    async def work(kubelet: Kubelet) -> None:
+        vf = next(vf for pf in pfs() if pf.numa_node == 0 for vf in pf.vfs)
+        with netns() as path:
+            cni, conf = Cni(agent.socket), config(vf.address, vlan=5)
+            await asyncio.to_thread(cni.add, conf, "c1", path)
+            await asyncio.to_thread(agent.stop)
+            (agent.root / "pools.yaml").write_text(
+                EXAMPLE.read_text().replace("driver: kernel", "driver: vfio-pci", 1))
+            await asyncio.to_thread(agent.start)
+            await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
+            assert f"VF {vf.address} is bound to igbvf, its pool wants vfio-pci: it is in use" in agent.tail()
+            assert "net1" in node.in_netns(path, "ip", "link").stdout
+            await asyncio.to_thread(cni.delete, conf, "c1", path)
+            await kubelet.wait_allocatable(SRIOV, 14, timeout=PATIENCE)
+            assert Sysfs().read_driver(vf.address) == "vfio-pci"
+
+    with_kubelet(agent, work)
+
+
 def test_another_number_of_vfs_is_refused_while_some_exist(agent: Agent) -> None:
     async def work(kubelet: Kubelet) -> None:
         vf = next(vf for pf in pfs() if pf.numa_node == 0 for vf in pf.vfs)

@@ -141,7 +141,7 @@ def test_a_vf_in_use_is_not_bound_away_from_its_pod():
     assert bound(made) == {1: "vfio-pci"}
     (refused,) = made.refused
     assert refused == ("VF 0000:3b:02.0 is bound to igbvf, its pool wants vfio-pci: it is in use (hint: it is "
-                       "bound again once its pod is gone and the agent starts)")
+                       "bound again once its pod is gone)")
 
 
 def test_vfs_of_a_pf_without_entry_keep_their_drivers():
