@@ -28,7 +28,7 @@ e2e-long: $(VENV)/ready shim ## long trials on the cluster: 20 rounds of bursts
 cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
 	@$(RUN) -m tests.e2e up
 
-compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side
+compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side, into the README
 	@$(RUN) -m tests.e2e compare
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache

@@ -11,7 +11,7 @@ from tests.e2e.components import build_components
 from tests.e2e.peers import find_peers
 from tests.lab.errors import LabError
 from tests.lab.host import check_host, install_missing_packages
-from tests.lab.image import build_image
+from tests.lab.image import CHECKOUT, build_image
 
 EXAMPLES = """examples:
   python -m tests.e2e build
@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     build.set_defaults(run=build_all)
     up = actions.add_parser("up", help="a cluster with vfpool and Multus, until Ctrl-C")
     up.set_defaults(run=keep_up)
-    both = actions.add_parser("compare", help="the existing stack and vfpool on the same node, side by side")
+    both = actions.add_parser("compare", help="the existing stack and vfpool side by side, also into the README")
     both.set_defaults(run=print_comparison)
     return parser.parse_args(argv)
 
@@ -66,9 +66,11 @@ def keep_up(_: argparse.Namespace) -> None:
 
 
 def print_comparison(_: argparse.Namespace) -> None:
-    from tests.e2e.compare import compare
+    from tests.e2e.compare import compare, put_into
 
-    sys.stdout.write(compare())
+    table = compare()
+    sys.stdout.write(table)
+    put_into(CHECKOUT / "README.md", table)
 
 
 def main(argv: list[str]) -> int:

@@ -42,7 +42,7 @@ PACKAGES = (
     "libc-bin",       # ldconfig: without its cache ctypes does not find libudev
     "libstdc++6",     # grpcio's wheel
     "libudev1",       # pyudev
-    "kmod",           # the agent loads vfio-pci
+    "kmod",           # modprobe: as deploy/ has it the agent may not load modules, and says so
     "python3",
 )
 _ARCHIVE = "image.tar"

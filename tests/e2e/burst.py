@@ -10,8 +10,8 @@ from tests.e2e.pods import namespace, network, pod
 from tests.support.node import wait_for
 
 PODS = 10
-START = 180.0    # seconds for ten pods at once in an emulated node; one takes about 4
-END = 180.0      # for their sandboxes to go
+START = 240.0    # seconds for ten pods at once in an emulated node; one takes about 4
+END = 240.0      # for their sandboxes to go
 HOME = 10.0      # for every VF to be home once the last sandbox has gone
 
 
@@ -19,14 +19,15 @@ def burst(cluster: Cluster, name: str, *, delete_namespace: bool) -> None:
     """One burst in a Kubernetes namespace of its own; AssertionError where a VF is not home in time."""
     many = network("many", namespace=name, vlan=77, capabilities={"mac": True},
                    subnets=["10.56.7.0/24", "fd00:56:7::/64"])
-    start_pods(cluster, name, many, [
-        pod(f"p{n}", namespace=name, networks=[{"name": "many", "mac": f"02:00:00:00:07:{n:02x}"}])
-        for n in range(PODS)
-    ])
-    delete_pods(cluster, name, delete_namespace=delete_namespace)
-    cluster.host.wait_home(HOME)
-    if not delete_namespace:
-        cluster.kubectl.run("delete", "namespace", name, "--wait", timeout=120)
+    try:
+        start_pods(cluster, name, many, [
+            pod(f"p{n}", namespace=name, networks=[{"name": "many", "mac": f"02:00:00:00:07:{n:02x}"}])
+            for n in range(PODS)
+        ])
+        delete_pods(cluster, name, delete_namespace=delete_namespace)
+        cluster.host.wait_home(HOME)
+    finally:
+        cluster.kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait", timeout=120)
 
 
 def start_pods(cluster: Cluster, name: str, many: dict[str, Any], pods: Sequence[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sriov.errors import SriovError
 from tests.e2e.components import build_components
 from tests.e2e.controlplane import ControlPlane
 from tests.e2e.host import Host
@@ -89,6 +90,11 @@ class Cluster:
             for node in nodes for condition in node["status"].get("conditions", ())
         )
 
+    def heartbeat(self) -> str:
+        """When the kubelet last wrote the node's status."""
+        conditions = self.kubectl.get("node", self.node.name)["status"]["conditions"]
+        return max(str(condition["lastHeartbeatTime"]) for condition in conditions)
+
     def allocatable(self) -> dict[str, int]:
         """Of our resources, as the node's status has them."""
         status = self.kubectl.get("node", self.node.name)["status"]
@@ -160,19 +166,35 @@ class Cluster:
         ).stdout
 
     def post_mortem(self) -> list[tuple[str, str]]:
-        """Title and text of what helps to explain a failure."""
-        events = self.kubectl.run("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).stdout
-        return [
-            ("agent", self.agent_log()), ("webhook", self.webhook.log_tail()),
-            ("kubelet", self.node.log_tail("kubelet")), ("events", "\n".join(events.splitlines()[-25:])),
-            ("astray", "\n".join(self.host.astray())),
-        ]
+        """Title and text of what helps to explain a failure, or why that cannot be said."""
+        sources: dict[str, Callable[[], str]] = {
+            "agent": self.agent_log,
+            "webhook": lambda: self.webhook.log_tail(),
+            "kubelet": lambda: self.node.log_tail("kubelet"),
+            "events": self.events,
+            "astray": lambda: "\n".join(self.host.astray()),
+        }
+        found = []
+        for title, read in sources.items():
+            try:
+                found.append((title, read()))
+            except (SriovError, OSError, ValueError) as error:
+                found.append((title, f"not to be had: {error}"))
+        return found
+
+    def events(self, last: int = 25) -> str:
+        said = self.kubectl.run("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).stdout
+        return "\n".join(said.splitlines()[-last:])
 
     def clean(self) -> None:
         """No pods and networks of tests in `default`, and every VF home."""
         self.kubectl.run("delete", "deployments,pods", "--all", "--now", "--wait", timeout=PATIENCE)
         self.kubectl.run("delete", "network-attachment-definitions", "--all")
-        self.host.wait_home(PATIENCE)
+        try:
+            self.host.wait_home(PATIENCE)
+        except AssertionError:
+            self.host.take_baseline()    # it fails this test, and not all that come after
+            raise
 
 
 def is_running(pod: Mapping[str, Any]) -> bool:

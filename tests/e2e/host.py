@@ -45,13 +45,18 @@ class Host:
             rest = rest[end:].lstrip()
         return found
 
+    def owed(self) -> list[str]:
+        """The agent's notes of IPAM DELs that are still to be done."""
+        return self._node.sh(f"ls {STATE}/ipam").split()
+
     def astray(self, *, macs: bool = True) -> list[str]:
-        """Where the links differ from the baseline, and each record: nothing when every VF is home.
+        """Where the links differ from the baseline, each record and each IPAM DEL owed: nothing when all is home.
 
         Without `macs`: VFs that were made anew draw others at random.
         """
         before, now = (self.baseline, self.links()) if macs else map(_without_macs, (self.baseline, self.links()))
-        return [*differences(before, now), *(f"record {record['vf']}" for record in self.records())]
+        return [*differences(before, now), *(f"record {record['vf']}" for record in self.records()),
+                *(f"IPAM DEL {name}" for name in self.owed())]
 
     def wait_home(self, timeout: float = 30, *, macs: bool = True) -> None:
         """Until every VF is home with its baseline and no record is left."""

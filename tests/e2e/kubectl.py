@@ -6,17 +6,13 @@ import json
 import os
 import shlex
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tests.lab.errors import LabError
 
-T = TypeVar("T")
 TIMEOUT = 60.0
 PATIENCE = 120.0       # seconds; emulation is slow, and these are deadlines, not measurements
-PAUSE = 0.3            # between two looks: each is a kubectl, 0.1 s of a core that the VM needs, too
 HANGS = 10             # seconds after kubectl's own --timeout, in which it has to say so
 
 Object = dict[str, Any]
@@ -92,11 +88,6 @@ class Kubectl:
         self.run("delete", kind, *names, f"--namespace={namespace}", *(["--now"] if now else []),
                  f"--timeout={timeout:g}s", timeout=timeout + HANGS)
 
-    def logs(self, pod: str, container: str | None = None, namespace: str = "default", *,
-             previous: bool = False) -> str:
-        return self.run("logs", pod, f"--namespace={namespace}", *_container(container),
-                        *(["--previous"] if previous else [])).stdout
-
     def exec(
         self, pod: str, *argv: str, container: str | None = None, namespace: str = "default",
         check: bool = True, timeout: float = TIMEOUT,
@@ -111,20 +102,10 @@ class Kubectl:
         """`kubectl wait --for=state`: condition=Ready, create, delete, jsonpath={.status.phase}=Running.
 
         For objects of these names, or of a label: `--selector=app=a` in place of a name.
-        One process for all the waiting, and the API server says when: for what can be said so, this is
-        cheaper and sooner than `wait_for`. KubectlError after `timeout` seconds.
+        One process for all the waiting, and the API server says when. KubectlError after `timeout` seconds.
         """
         self.run("wait", f"--for={state}", kind, *names, f"--namespace={namespace}", f"--timeout={timeout:g}s",
                  timeout=timeout + HANGS)
-
-    def wait_for(self, what: str, condition: Callable[[], T], timeout: float = PATIENCE) -> T:
-        """The first true answer of `condition`; LabError, naming `what`, after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while not (answer := condition()):
-            if time.monotonic() >= deadline:
-                raise LabError(f"{what}: not within {timeout:g} s; the last answer was {answer!r}")
-            time.sleep(PAUSE)
-        return answer
 
     def _parsed(self, *args: str) -> Object:
         parsed: Object = json.loads(self.run(*args).stdout)

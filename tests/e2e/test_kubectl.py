@@ -53,8 +53,6 @@ def test_reading(echo, call, argv):
 
 
 @pytest.mark.parametrize(("call", "argv"), [
-    (lambda k: k.logs("a"), ["logs", "a", "--namespace=default"]),
-    (lambda k: k.logs("a", "c", "b", previous=True), ["logs", "a", "--namespace=b", "--container=c", "--previous"]),
     (lambda k: k.exec("a", "ip", "-j", "link", container="c").stdout,
      ["exec", "a", "--namespace=default", "--container=c", "--", "ip", "-j", "link"]),
     (lambda k: k.kustomize(Path("deploy")), ["kustomize", "deploy"]),
@@ -107,13 +105,3 @@ def test_hanging_kubectl_is_ended(tmp_path):
     hanging = make_program(tmp_path, "import time; time.sleep(1000)")
     with pytest.raises(LabError, match=r"kubectl get nodes: did not end within 0\.2 s"):
         hanging.run("get", "nodes", timeout=0.2)
-
-
-def test_wait_for_gives_the_first_true_answer(echo):
-    answers = iter([[], [], ["a"], ["b"]])
-    assert echo.wait_for("a pod", lambda: next(answers)) == ["a"]
-
-
-def test_wait_for_names_what_did_not_come(echo):
-    with pytest.raises(LabError, match=r"two pods: not within 0\.1 s; the last answer was \[\]"):
-        echo.wait_for("two pods", list, timeout=0.1)

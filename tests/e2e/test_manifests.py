@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -55,3 +56,24 @@ def test_the_agent_runs_with_two_capabilities_and_no_token(cluster: Cluster) -> 
     assert re.findall(r"Seccomp:\s*(\d)", status) == ["2"]
     paths = cluster.kubectl.exec(name, "cat", "/proc/1/mounts", namespace=NAMESPACE).stdout
     assert "serviceaccount" not in paths
+
+
+def test_the_webhook_runs_as_its_deployment(cluster: Cluster) -> None:
+    """Its own token, Secret, user and read-only root; ready means that it has read the NADs."""
+    host = "vfpool-webhook.vfpool-system.svc"
+    pair = cluster.plane.authority.issue("in-cluster", common_name=host, hosts=[host])
+    cluster.kubectl.run("-n", NAMESPACE, "create", "secret", "tls", "vfpool-webhook-tls",
+                        f"--cert={pair.certificate}", f"--key={pair.key}")
+    # This node has no kube-proxy, and only its own address is let out to the API server.
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.2.2", "KUBERNETES_SERVICE_PORT": str(cluster.plane.port)}
+    patch = {"spec": {"replicas": 1, "template": {"spec": {"hostNetwork": True, "containers": [
+        {"name": "webhook", "env": [{"name": name, "value": value} for name, value in environment.items()]}]}}}}
+    deployment = ("-n", NAMESPACE, "deployment/vfpool-webhook")
+    try:
+        cluster.kubectl.run("patch", *deployment, f"--patch={json.dumps(patch)}")
+        cluster.kubectl.run("rollout", "status", *deployment, "--timeout=120s", timeout=150)
+        said = cluster.kubectl.run("logs", *deployment).stdout
+        assert "NADs are known" in said
+    finally:
+        cluster.kubectl.run("scale", *deployment, "--replicas=0")
+        cluster.kubectl.run("-n", NAMESPACE, "delete", "secret", "vfpool-webhook-tls")
