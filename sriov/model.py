@@ -22,6 +22,8 @@ class Link:
     up: bool                          # IFF_UP: what the admin wants
     carrier: bool                     # IFF_LOWER_UP: what the wire says
     pci: PciAddress | None = None     # IFLA_PARENT_DEV_NAME on the pci bus; None on kernels before 5.14
+    kind: str = "ether"               # hardware type (ARPHRD_*) as iproute2 names it: ether, infiniband, loopback
+    master: int | None = None         # ifindex of the bond, team, bridge or vSwitch that it is a port of
 
 
 class LinkState(IntEnum):
@@ -57,8 +59,16 @@ def is_userspace(driver: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RdmaDevice:
+    """An RDMA device of a PCI function: `mlx5_0` and its character devices, paths under /dev, sorted."""
+
+    name: str
+    nodes: tuple[str, ...] = ()       # ("/dev/infiniband/issm0", "/dev/infiniband/umad0", "/dev/infiniband/uverbs0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PciFunction:
-    """A network function on the PCI bus."""
+    """A function on the PCI bus that pods may want: a network controller or an accelerator."""
 
     address: PciAddress
     vendor: str                       # four hex digits, lower case
@@ -67,6 +77,12 @@ class PciFunction:
     numa_node: int | None             # None: the platform does not say (sysfs shows -1)
     iommu_group: int | None
     link: Link | None                 # None: no netdev, or it is in another network namespace
+    pci_class: int = 0x020000         # 24 bits: base class, subclass, interface
+    path: tuple[PciAddress, ...] = ()    # the PCI functions from the root port down to this one, itself last
+    acpi_index: str | None = None
+    noiommu: bool = False             # its IOMMU group is vfio's make-believe one, without protection
+    vfio_device: str | None = None    # name below /dev/vfio/devices ("vfio3"), where the kernel has iommufd
+    rdma: tuple[RdmaDevice, ...] = ()
 
     @property
     def userspace(self) -> bool:
@@ -88,6 +104,10 @@ class VirtualFunction(PciFunction):
 class PhysicalFunction(PciFunction):
     total_vfs: int
     num_vfs: int
+    speed: int | None = None          # Mbit/s of the link; None: no carrier, or the driver does not say
+    eswitch: str | None = None        # legacy, switchdev, ...; None: no devlink, or the driver has none
+    firmware_package: str | None = None    # devlink's fw.app.name: on Intel NICs the DDP package
+    ties: tuple[str, ...] = ()        # what the node itself needs it for: "carries the default route"
     vfs: tuple[VirtualFunction, ...] = ()    # sorted by index
 
 
@@ -96,6 +116,7 @@ class Host:
     """One look at the node. `unreadable` names what could not be read and why: never the same as absent."""
 
     pfs: tuple[PhysicalFunction, ...] = ()
+    others: tuple[PciFunction, ...] = ()     # NICs and accelerators that are neither PF nor VF
     unreadable: tuple[str, ...] = field(default=())
 
     @property
