@@ -24,6 +24,9 @@ class Link:
     pci: PciAddress | None = None     # IFLA_PARENT_DEV_NAME on the pci bus; None on kernels before 5.14
     kind: str = "ether"               # hardware type (ARPHRD_*) as iproute2 names it: ether, infiniband, loopback
     master: int | None = None         # ifindex of the bond, team, bridge or vSwitch that it is a port of
+    lower: int | None = None          # ifindex of the link that it stands on: a VLAN's, a macvlan's
+    software: str | None = None       # what the kernel made it of, IFLA_INFO_KIND: bond, bridge, vlan, veth
+    port: str | None = None           # the driver's name of its port: p0 an uplink, pf0vf3 a representor
 
 
 class LinkState(IntEnum):
@@ -83,6 +86,13 @@ class PciFunction:
     noiommu: bool = False             # its IOMMU group is vfio's make-believe one, without protection
     vfio_device: str | None = None    # name below /dev/vfio/devices ("vfio3"), where the kernel has iommufd
     rdma: tuple[RdmaDevice, ...] = ()
+    ties: tuple[str, ...] = ()        # what the node itself needs it for: "carries the default route"
+    last_link: Link | None = None     # of what is in a pod: its netdev as it was last seen here, by this boot
+
+    @property
+    def known_link(self) -> Link | None:
+        """Its netdev, or what is known of it while a pod has it: name, altnames, MAC and MTU of home."""
+        return self.link or self.last_link
 
     @property
     def userspace(self) -> bool:
@@ -107,7 +117,6 @@ class PhysicalFunction(PciFunction):
     speed: int | None = None          # Mbit/s of the link; None: no carrier, or the driver does not say
     eswitch: str | None = None        # legacy, switchdev, ...; None: no devlink, or the driver has none
     firmware_package: str | None = None    # devlink's fw.app.name: on Intel NICs the DDP package
-    ties: tuple[str, ...] = ()        # what the node itself needs it for: "carries the default route"
     vfs: tuple[VirtualFunction, ...] = ()    # sorted by index
 
 
