@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
 from sriov.pci import MacAddress, PciAddress
+
+_UPLINK_PORT = re.compile(r"p\d+(s\d+)?")      # p0s1: the second part of a port that is split
+
+
+def is_uplink_port(name: str) -> bool:
+    """Whether a phys_port_name is a physical port's (__devlink_port_phys_port_name_get of the kernel)."""
+    return _UPLINK_PORT.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +35,11 @@ class Link:
     lower: int | None = None          # ifindex of the link that it stands on: a VLAN's, a macvlan's
     software: str | None = None       # what the kernel made it of, IFLA_INFO_KIND: bond, bridge, vlan, veth
     port: str | None = None           # the driver's name of its port: p0 an uplink, pf0vf3 a representor
+
+    @property
+    def is_uplink(self) -> bool:
+        """Whether it is the port of the NIC, and not what stands for a VF in switchdev mode."""
+        return self.port is None or is_uplink_port(self.port)
 
 
 class LinkState(IntEnum):
@@ -63,10 +76,10 @@ def is_userspace(driver: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RdmaDevice:
-    """An RDMA device of a PCI function: `mlx5_0` and its character devices, paths under /dev, sorted."""
+    """An RDMA device of a PCI function: `mlx5_0` and its character devices, sorted."""
 
     name: str
-    nodes: tuple[str, ...] = ()       # ("/dev/infiniband/issm0", "/dev/infiniband/umad0", "/dev/infiniband/uverbs0")
+    nodes: tuple[str, ...] = ()       # "/dev/infiniband/issm0", "/dev/infiniband/umad0", "/dev/infiniband/uverbs0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

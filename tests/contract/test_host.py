@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from sriov.errors import Gone, InputError
 from sriov.model import Host, Link, PhysicalFunction
 from sriov.netlink import Links
 from sriov.pci import PciAddress
+from sriov.sysfile import pci_path, read_class
 from sriov.sysfs import Sysfs
 from tests.sriov.host_contract import check_all_vfs_found, check_host
 from tests.support import node
@@ -24,6 +26,7 @@ COUNT = 3
 class Node:
     """Two igb PFs with three VFs each, one way or the other."""
 
+    root: Path
     sysfs: Sysfs
     dump: Callable[[], tuple[Link, ...]]
 
@@ -43,7 +46,7 @@ def lab() -> Iterator[Node]:
     pfs = node.pfs()[:2]
     for pf in pfs:
         node.make_vfs(pf, COUNT)
-    yield Node(Sysfs(), dump_links)
+    yield Node(Path("/sys"), Sysfs(), dump_links)
     for pf in pfs:
         Sysfs().write_num_vfs(pf.address, 0)
 
@@ -54,10 +57,10 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         made: Node = request.getfixturevalue("lab")
         return made
     tree = Tree(tmp_path_factory.mktemp("node") / "sys")
-    tree.add(Pf("0000:01:00.0", "enp1s0", num_vfs=COUNT, iommu=True))
+    tree.add(Pf("0000:01:00.0", "enp1s0", num_vfs=COUNT, iommu=True, behind=("0000:00:02.0",)))
     tree.add(Pf("0000:02:00.0", "enp2s0", num_vfs=COUNT, iommu=True))
     tree.add_other("0000:00:00.0", "060000")
-    return Node(Sysfs(tree.root), lambda: tree.links)
+    return Node(tree.root, Sysfs(tree.root), lambda: tree.links)
 
 
 @pytest.fixture
@@ -86,6 +89,15 @@ def test_igbvf_vfs(pfs: tuple[PhysicalFunction, ...]) -> None:
         assert vf.iommu_group is not None
         assert vf.link is not None
         assert vf.link.mac
+
+
+def test_where_it_is_and_of_what_class(machine: Node, pfs: tuple[PhysicalFunction, ...]) -> None:
+    """What the scan takes over from a PF to its VFs is what their own files say."""
+    for function in (function for pf in pfs for function in (pf, *pf.vfs)):
+        device = machine.root / "bus/pci/devices" / function.address
+        assert function.path == pci_path(str(device.resolve()))
+        assert function.pci_class == read_class(f"{device}/class") == 0x020000
+        assert (function.noiommu, function.vfio_device, function.rdma) == (False, None, ())
 
 
 def test_one_pf_is_as_in_the_whole_scan(machine: Node, pfs: tuple[PhysicalFunction, ...]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,11 @@ class Pf:
     driver: str | None = "igb"
     numa_node: int = -1
     pci_class: str = "020000"
+    behind: tuple[str, ...] = ()                             # the bridges above it, from the root port down
     altnames: tuple[str, ...] = ()
+    port: str | None = None                                  # phys_port_name of its netdev
+    speed: int = -1                                          # Mbit/s, -1: unknown
+    acpi_index: str | None = None
     representors: tuple[str, ...] = ()                       # more netdevs: phys_port_name is pf0vf<n>
     vf_device: str = "10ca"
     vf_driver: str | None = "igbvf"
@@ -39,6 +44,9 @@ class Pf:
     away: AbstractSet[int] = frozenset()                     # VFs whose netdev is in a pod
     gaps: AbstractSet[int] = frozenset()                     # virtfn numbers that do not exist
     iommu: bool = False
+    noiommu: bool = False                                    # vfio's own groups, for what a vfio driver has
+    iommufd: bool = False                                    # vfio devices have a character device each
+    rdma: bool = False                                       # it and its VFs at home have an RDMA device each
     offset: int = 16
     stride: int = 1
 
@@ -61,39 +69,63 @@ class Tree:
         for folder in ("bus/pci/devices", "bus/pci/drivers", "class/net", "kernel/iommu_groups", "devices"):
             (root / folder).mkdir(parents=True)
         (root / "bus/pci/drivers_probe").write_text("")
-        self._groups = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, pf: Pf) -> Tree:
-        bus = pf.address.rpartition(":")[0]
-        folder = f"devices/pci{bus}"
-        device = self._add_device(folder, pf.address, pf, pf.device, pf.driver)
+        device = self._add_device(pf.address, pf, pf.device, pf.driver)
         self._write(device, {
             "sriov_totalvfs": pf.total_vfs, "sriov_numvfs": pf.num_vfs, "sriov_offset": pf.offset,
             "sriov_stride": pf.stride, "sriov_vf_device": pf.vf_device, "sriov_drivers_autoprobe": 1,
         })
-        if pf.name is not None:
-            self._add_netdev(device, pf.address, pf.name, altnames=pf.altnames)
+        if pf.acpi_index is not None:
+            self._write(device, {"acpi_index": pf.acpi_index})
         for n, name in enumerate(pf.representors):
-            self._add_netdev(device, pf.address, name, phys_port_name=f"pf0vf{n}")
+            self._add_netdev(device, pf.address, name, port=f"pf0vf{n}")
+        if pf.name is not None:
+            self._add_netdev(device, pf.address, pf.name, altnames=pf.altnames, port=pf.port, speed=pf.speed)
+        if pf.rdma:
+            self.add_rdma(pf.address)
         for n in range(pf.num_vfs):
             if n in pf.gaps:
                 continue
             address, driver = pf.vf_address(n), pf.vf_drivers.get(n, pf.vf_driver)
-            vf = self._add_device(folder, address, pf, pf.vf_device, driver)
+            vf = self._add_device(address, pf, pf.vf_device, driver)
             os.symlink(f"../{pf.address}", vf / "physfn")
             os.symlink(f"../{address}", device / f"virtfn{n}")
             if driver is not None and "vfio" not in driver:
-                (vf / "net").mkdir()
-                if n not in pf.away:
-                    self._add_netdev(vf, address, f"{pf.name or 'p' + bus.replace(':', '')}v{n}")
+                if n in pf.away:
+                    (vf / "net").mkdir()
+                    continue
+                self._add_netdev(vf, address, f"{pf.name or 'p' + pf.address[:-5].replace(':', '')}v{n}")
+                if pf.rdma:
+                    self.add_rdma(address)
         return self
 
-    def add_other(self, address: str, pci_class: str, **files: object) -> Tree:
-        """A device that is no network PF: a bridge, a disk (NVMe disks have sriov_totalvfs too)."""
-        folder = f"devices/pci{address.rpartition(':')[0]}"
-        device = self._add_device(folder, address, Pf(address, None, pci_class=pci_class), "0001", None)
+    def add_other(self, address: str, pci_class: str, *, netdev: str | None = None, driver: str | None = None,
+                  **files: object) -> Tree:
+        """A device that is no network PF: a bridge, a disk (NVMe disks have sriov_totalvfs too), a plain NIC."""
+        device = self._add_device(address, Pf(address, None, pci_class=pci_class), "0001", driver)
         self._write(device, files)
+        if netdev is not None:
+            self._add_netdev(device, address, netdev)
         return self
+
+    def add_rdma(self, address: str) -> str:
+        """An RDMA device of a PCI function, with its character devices; its name."""
+        device, n = self.path(address).resolve(), self._count("rdma")
+        name = f"mlx5_{n}"
+        for folder, node in (("infiniband", name), ("infiniband_verbs", f"uverbs{n}"),
+                             ("infiniband_mad", f"umad{n}"), ("infiniband_mad", f"issm{n}")):
+            home = device / folder / node
+            home.mkdir(parents=True)
+            if folder != "infiniband":
+                self._write(home, {"ibdev": name})
+            classes = self.root / "class" / folder
+            if not classes.exists():
+                classes.mkdir()
+                self._write(classes, {"abi_version": 5} if folder != "infiniband" else {})
+            _link(classes / node, home)
+        return name
 
     @property
     def links_without_parent(self) -> tuple[Link, ...]:
@@ -127,10 +159,11 @@ class Tree:
         shutil.rmtree(self.path(address).resolve())
         (self.root / "bus/pci/devices" / address).unlink()
 
-    def _add_device(self, folder: str, address: str, pf: Pf, device_id: str, driver: str | None) -> Path:
-        device = self.root / folder / address
+    def _add_device(self, address: str, pf: Pf, device_id: str, driver: str | None) -> Path:
+        root_bus = (pf.behind or (address,))[0].rpartition(":")[0]
+        device = self.root.joinpath("devices", f"pci{root_bus}", *pf.behind, address)
         device.mkdir(parents=True)
-        os.symlink(f"../../../{folder}/{address}", self.root / "bus/pci/devices" / address)
+        _link(self.root / "bus/pci/devices" / address, device)
         self._write(device, {
             "class": f"0x{pf.pci_class}", "vendor": f"0x{pf.vendor}", "device": f"0x{device_id}",
             "numa_node": pf.numa_node, "driver_override": "(null)",
@@ -142,36 +175,50 @@ class Tree:
                 home.mkdir()
                 (home / "bind").write_text("")
                 (home / "unbind").write_text("")
-            os.symlink(f"../../../bus/pci/drivers/{driver}", device / "driver")
-            os.symlink(f"../../../../{folder}/{address}", home / address)
-        if pf.iommu:
-            group = self.root / f"kernel/iommu_groups/{self._groups}/devices"
-            group.mkdir(parents=True)
-            os.symlink(f"../../../../{folder}/{address}", group / address)
-            os.symlink(f"../../../kernel/iommu_groups/{self._groups}", device / "iommu_group")
-            self._groups += 1
+            _link(device / "driver", home)
+            _link(home / address, device)
+        vfio = driver is not None and "vfio" in driver
+        if pf.iommu or (pf.noiommu and vfio):
+            group = self.root / f"kernel/iommu_groups/{self._count('group')}"
+            (group / "devices").mkdir(parents=True)
+            _link(group / "devices" / address, device)
+            _link(device / "iommu_group", group)
+            if pf.noiommu and not pf.iommu:
+                self._write(group, {"name": "vfio-noiommu"})
+        if pf.iommufd and vfio:
+            (device / f"vfio-dev/vfio{self._count('vfio')}").mkdir(parents=True)
         return device
 
     def _add_netdev(self, device: Path, address: str, name: str, *, altnames: tuple[str, ...] = (),
-                    phys_port_name: str | None = None) -> None:
+                    port: str | None = None, speed: int = -1) -> None:
         index = len(self.links) + 1
         mac = MacAddress(f"02:00:00:00:{index >> 8:02x}:{index & 255:02x}")
-        netdev = device / "net" / name
+        virtio = os.path.basename(os.path.realpath(device / "driver")) == "virtio-pci"
+        parent = device / f"virtio{self._count('virtio')}" if virtio else device
+        netdev = parent / "net" / name
         netdev.mkdir(parents=True)
         self._write(netdev, {"ifindex": index, "address": mac, "mtu": 1500, "operstate": "up",
-                             "addr_assign_type": 0})
-        if phys_port_name is not None:
-            self._write(netdev, {"phys_port_name": phys_port_name})
-        os.symlink(f"../../../{address}", netdev / "device")
-        os.symlink(f"../../devices/{device.parent.name}/{address}/net/{name}", self.root / "class/net" / name)
+                             "addr_assign_type": 0, "speed": speed})
+        if port is not None:
+            self._write(netdev, {"phys_port_name": port})
+        _link(netdev / "device", parent)
+        _link(self.root / "class/net" / name, netdev)
         link = Link(index=index, name=name, altnames=altnames, mac=mac, mtu=1500, up=True, carrier=True,
-                    pci=PciAddress(address))
+                    pci=None if virtio else PciAddress(address), port=port)
         self.links += (link,)
+
+    def _count(self, what: str) -> int:
+        self._counts[what] += 1
+        return self._counts[what] - 1
 
     @staticmethod
     def _write(folder: Path, files: Mapping[str, Any]) -> None:
         for name, value in files.items():
             (folder / name).write_text(f"{value}\n")
+
+
+def _link(path: Path, target: Path) -> None:
+    os.symlink(os.path.relpath(target, path.parent), path)
 
 
 def _remove(path: Path) -> None:
