@@ -1,17 +1,15 @@
 """Routing netlink of one network namespace: links, VF attributes, addresses, routes.
 
-A raw AF_NETLINK socket stays bound to the namespace it was made in, whichever thread uses it later;
-pyroute2 encodes the messages. One request at a time per socket: give each thread its own,
-a socket costs microseconds. Source: linux/rtnetlink.h, linux/if_link.h, linux/netlink.h.
+pyroute2 encodes what is sent. One request at a time: give each thread its own.
+Source: linux/rtnetlink.h, linux/if_link.h.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from types import TracebackType
@@ -22,29 +20,29 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sriov.errors import Gone, HostError
-from sriov.model import Link, LinkState, VfSettings
+from sriov.linkinfo import IFF_UP, decode_link, decode_vf_settings
+from sriov.model import Link, VfSettings
+from sriov.nlattr import HEADER
+from sriov.nlsocket import NetlinkSocket
 from sriov.pci import MacAddress, PciAddress
+from sriov.routes import (
+    Address,
+    DefaultRoute,
+    decode_address,
+    decode_default_route,
+    decode_nexthops,
+    is_default_route,
+)
 
 _RTMGRP_LINK = 1
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
 _RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
-_RTM_NEWADDR, _RTM_NEWROUTE, _RTM_DELLINKPROP = 20, 24, 109
+_RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
+_RTM_GETNEXTHOP, _RTM_DELLINKPROP = 106, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
-_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-_LINK_INDEX, _LINK_ATTRIBUTES = 20, 32          # in a message with struct ifinfomsg, header included
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_VFINFO_LIST = 1, 3, 4, 22
-_IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_PARENT_DEV_NAME, _IFLA_PARENT_DEV_BUS_NAME = 52, 53, 56, 57
-_IFLA_VF_MAC, _IFLA_VF_VLAN, _IFLA_VF_SPOOFCHK, _IFLA_VF_LINK_STATE = 1, 2, 4, 5
-_IFLA_VF_RATE, _IFLA_VF_TRUST, _IFLA_VF_VLAN_LIST = 6, 9, 12
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
-
-_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
-_SO_NETNS_COOKIE = 71
-_HEADER = struct.Struct("=IHHII")
-_NLMSGERR_ATTR_MSG = 1
-_DUMP_TRIES = 5
+# struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
+_ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
 
 
 class Links:
@@ -55,10 +53,7 @@ class Links:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._sequence = 0
-        sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._socket = NetlinkSocket(sock)
 
     @classmethod
     def open(cls) -> Links:
@@ -81,20 +76,19 @@ class Links:
     @property
     def cookie(self) -> int:
         """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again (Linux 5.14)."""
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        return int.from_bytes(raw, "little")
+        return self._socket.cookie
 
     # -- links ---------------------------------------------------------------------------------------
 
     def dump(self) -> tuple[Link, ...]:
         """All links, without VF lists: those cost a driver call per VF under the kernel's lock."""
         body = _get_link_body(0, _RTEXT_FILTER_SKIP_STATS)
-        return tuple(_link(raw) for raw in self._dump(body, _RTM_GETLINK, "list links"))
+        return tuple(decode_link(raw) for raw in self._socket.dump(_RTM_GETLINK, body, "list links"))
 
     def find(self, key: int | str) -> Link | None:
         """The link with this index, or this name or altname; None where there is none."""
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
-        return None if raw is None else _link(raw)
+        return None if raw is None else decode_link(raw)
 
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
@@ -118,12 +112,12 @@ class Links:
             attrs.append(("IFLA_MTU", mtu))
         message = _link_message(index, attrs)
         if up is not None:
-            message["flags"], message["change"] = _IFF_UP if up else 0, _IFF_UP
-        self._request(_body(message), _RTM_NEWLINK, what)
+            message["flags"], message["change"] = IFF_UP if up else 0, IFF_UP
+        self._socket.change(_RTM_NEWLINK, _body(message), what)
 
     def delete_altname(self, index: int, altname: str) -> None:
         attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", altname)]})]
-        self._request(_body(_link_message(index, attrs)), _RTM_DELLINKPROP, f"delete the altname {altname}")
+        self._socket.change(_RTM_DELLINKPROP, _body(_link_message(index, attrs)), f"delete the altname {altname}")
 
     # -- what a PF enforces on its VFs -----------------------------------------------------------------
 
@@ -132,8 +126,7 @@ class Links:
         message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
         if message is None:
             raise Gone(f"cannot read VF attributes: there is no link {pf_index}")
-        vfs = _Attributes(message[_LINK_ATTRIBUTES:]).nested(_IFLA_VFINFO_LIST)
-        return dict(_vf_settings(info) for _, info in vfs)
+        return dict(decode_vf_settings(message))
 
     def set_vf(self, pf_index: int, vf: int, changes: VfSettings, what: str) -> None:
         """Set what is not None in `changes` on VF `vf`, in one message.
@@ -156,7 +149,7 @@ class Links:
         if changes.trust is not None:
             attrs.append(("IFLA_VF_TRUST", {"vf": vf, "trust": int(changes.trust)}))
         nested = {"attrs": [("IFLA_VF_INFO", {"attrs": attrs})]}
-        self._request(_body(_link_message(pf_index, [("IFLA_VFINFO_LIST", nested)])), _RTM_SETLINK, what)
+        self._socket.change(_RTM_SETLINK, _body(_link_message(pf_index, [("IFLA_VFINFO_LIST", nested)])), what)
 
     # -- addresses and routes ----------------------------------------------------------------------------
 
@@ -168,7 +161,8 @@ class Links:
         message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
         if address.version == 4 and address.network.prefixlen < 31:
             message["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
-        self._request(_body(message), _RTM_NEWADDR, f"add the address {address}", _NLM_F_CREATE | _NLM_F_REPLACE)
+        self._socket.change(_RTM_NEWADDR, _body(message), f"add the address {address}",
+                            _NLM_F_CREATE | _NLM_F_REPLACE)
 
     def add_route(self, index: int, to: IPv4Network | IPv6Network,
                   gateway: IPv4Address | IPv6Address | None) -> None:
@@ -182,60 +176,28 @@ class Links:
             message["attrs"].append(("RTA_DST", str(to.network_address)))
         if gateway:
             message["attrs"].append(("RTA_GATEWAY", str(gateway)))
-        self._request(_body(message), _RTM_NEWROUTE, f"add a route to {to} through {gateway or 'the link'}",
-                      _NLM_F_CREATE | _NLM_F_APPEND)
+        self._socket.change(_RTM_NEWROUTE, _body(message),
+                            f"add a route to {to} through {gateway or 'the link'}", _NLM_F_CREATE | _NLM_F_APPEND)
 
-    # -- the wire ------------------------------------------------------------------------------------------
+    def dump_addresses(self) -> tuple[Address, ...]:
+        """All addresses of all links."""
+        found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
+        return tuple(address for raw in found if (address := decode_address(raw)))
+
+    def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
+        """The default routes of all tables and both IP versions, each with its links."""
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", is_default_route)
+        routes = [decode_default_route(raw) for raw in found]
+        if any(route.nexthop is not None for route in routes):    # sysctl net.ipv4.nexthop_compat_mode=0
+            nexthops = decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
+            routes = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ())) for route in routes]
+        return tuple(routes)
 
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:
-            (raw,) = self._request(_get_link_body(key, mask), _RTM_GETLINK, f"read the link {key}", ack=False)
+            return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {key}")
         except Gone:
             return None
-        return raw
-
-    def _dump(self, body: bytes, kind: int, what: str) -> list[bytes]:
-        # A table that changes during its dump is marked; the rest of the dump may lack entries.
-        for _ in range(_DUMP_TRIES):
-            try:
-                return self._request(body, kind, what, _NLM_F_DUMP, ack=False)
-            except InterruptedError:
-                continue
-        raise HostError(f"cannot {what}: it changed during each of {_DUMP_TRIES} reads", errno=errno.EINTR)
-
-    def _request(self, body: bytes, kind: int, what: str, flags: int = 0, *, ack: bool = True) -> list[bytes]:
-        self._sequence += 1
-        flags |= _NLM_F_REQUEST | (_NLM_F_ACK if ack else 0)
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
-        replies: list[bytes] = []
-        interrupted = False
-        while True:
-            for raw, reply, reply_flags in self._receive():
-                interrupted = interrupted or bool(reply_flags & _NLM_F_DUMP_INTR)
-                if reply == _NLMSG_ERROR:
-                    _check(raw, what, capped=bool(reply_flags & 0x100), tlvs=bool(reply_flags & 0x200))
-                    return replies
-                if reply == _NLMSG_DONE:
-                    if len(raw) >= 20:
-                        _check(raw, what, capped=True, tlvs=False)      # a dump that the kernel gave up
-                    if interrupted:
-                        raise InterruptedError
-                    return replies
-                replies.append(raw)
-                if not flags & _NLM_F_DUMP and not ack:
-                    return replies
-
-    def _receive(self) -> Iterator[tuple[bytes, int, int]]:
-        """Messages of the next datagram that answer the current request: bytes, type, flags."""
-        # A PF with many VFs answers in one message of over 64 KiB: ask for the size first.
-        size = self._socket.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
-        data = self._socket.recv(max(size, 16384))
-        offset = 0
-        while offset < len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            if sequence == self._sequence:
-                yield data[offset : offset + length], kind, flags
-            offset += (length + 3) & ~3
 
 
 class LinkEvents:
@@ -265,24 +227,6 @@ class LinkEvents:
                     raise
 
 
-def _check(raw: bytes, what: str, *, capped: bool, tlvs: bool) -> None:
-    (code,) = struct.unpack_from("=i", raw, 16)
-    if code == 0:
-        return
-    words = _kernel_words(raw, capped=capped) if tlvs else ""
-    text = f"cannot {what}: {os.strerror(-code)}" + (f" ({words})" if words else "")
-    if -code == errno.ENODEV:
-        raise Gone(text)
-    raise HostError(text, errno=-code)
-
-
-def _kernel_words(raw: bytes, *, capped: bool) -> str:
-    """NLMSGERR_ATTR_MSG of an extended ACK; behind the request's header, or its whole where not capped."""
-    (length,) = struct.unpack_from("=I", raw, 20)
-    offset = 20 + (16 if capped else (length + 3) & ~3)
-    return _Attributes(raw[offset:]).text(_NLMSGERR_ATTR_MSG) or ""
-
-
 @lru_cache(256)
 def _get_link_body(key: int | str, mask: int) -> bytes:
     attrs: list[tuple[str, Any]] = [("IFLA_EXT_MASK", mask)]
@@ -295,7 +239,7 @@ def _get_link_body(key: int | str, mask: int) -> bytes:
 def _body(message: Any) -> bytes:
     """The message as pyroute2 encodes it, without the header."""
     message.encode()
-    return bytes(message.data[_HEADER.size :])
+    return bytes(message.data[HEADER.size :])
 
 
 def _link_message(index: int = 0, attrs: Sequence[tuple[str, Any]] = ()) -> Any:
@@ -303,86 +247,6 @@ def _link_message(index: int = 0, attrs: Sequence[tuple[str, Any]] = ()) -> Any:
     message["index"] = index
     message["attrs"] = list(attrs)
     return message
-
-
-class _Attributes:
-    """The attributes of a message or of a nested attribute, by type; the last of a repeated one counts.
-
-    pyroute2's decoder takes twenty times as long, and a call of the CNI executable reads six messages.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._found = dict(_attributes(data))
-
-    def text(self, kind: int) -> str | None:
-        found = self._found.get(kind)
-        return None if found is None else found.rstrip(b"\0").decode(errors="replace")
-
-    def numbers(self, kind: int, form: str) -> tuple[int, ...] | None:
-        """The fields of a C structure, or of as much of it as this kernel knows; None where it is absent."""
-        found = self._found.get(kind)
-        return None if found is None else struct.unpack_from(form, found)
-
-    def mac(self, kind: int, offset: int = 0) -> MacAddress | None:
-        found = self._found.get(kind)
-        return None if found is None else MacAddress(found[offset : offset + 6].hex(":"))
-
-    def nested(self, kind: int) -> Iterator[tuple[int, bytes]]:
-        return _attributes(self._found.get(kind, b""))
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, offset)
-        if size < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + size]
-        offset += (size + 3) & ~3
-
-
-def _link(raw: bytes) -> Link:
-    index, flags = struct.unpack_from("=iI", raw, _LINK_INDEX)
-    found = _Attributes(raw[_LINK_ATTRIBUTES:])
-    mtu = found.numbers(_IFLA_MTU, "=I")
-    on_pci = found.text(_IFLA_PARENT_DEV_BUS_NAME) == "pci"
-    return Link(
-        index=index,
-        name=found.text(_IFLA_IFNAME) or "",
-        altnames=tuple(name.rstrip(b"\0").decode(errors="replace")
-                       for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME),
-        mac=found.mac(_IFLA_ADDRESS) or MacAddress(""),
-        mtu=mtu[0] if mtu else 0,
-        up=bool(flags & _IFF_UP),
-        carrier=bool(flags & _IFF_LOWER_UP),
-        pci=PciAddress(found.text(_IFLA_PARENT_DEV_NAME)) if on_pci else None,
-    )
-
-
-def _vf_settings(raw: bytes) -> tuple[int, VfSettings]:
-    found = _Attributes(raw)
-
-    def flag(kind: int) -> bool | None:
-        # Drivers that do not report a flag leave the kernel's -1 in it (rtnl_fill_vfinfo).
-        pair = found.numbers(kind, "=II")
-        return None if pair is None or pair[1] == 0xFFFFFFFF else bool(pair[1])
-
-    index = found.numbers(_IFLA_VF_MAC, "=I") or (-1,)
-    vlan = found.numbers(_IFLA_VF_VLAN, "=III") or (None, None, None)
-    rates = found.numbers(_IFLA_VF_RATE, "=III") or (None, None, None)
-    state = found.numbers(_IFLA_VF_LINK_STATE, "=II")
-    protos = [struct.unpack_from(">H", info, 12)[0] for _, info in found.nested(_IFLA_VF_VLAN_LIST)]
-    return index[0], VfSettings(
-        mac=found.mac(_IFLA_VF_MAC, 4),
-        vlan=vlan[1],
-        vlan_qos=vlan[2],
-        vlan_proto=protos[0] if protos else None,
-        spoofchk=flag(_IFLA_VF_SPOOFCHK),
-        trust=flag(_IFLA_VF_TRUST),
-        min_tx_rate=rates[1],
-        max_tx_rate=rates[2],
-        link_state=None if state is None else LinkState(state[1]),
-    )
 
 
 def _family(address: IPv4Interface | IPv6Interface | IPv4Network | IPv6Network) -> int:

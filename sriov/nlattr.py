@@ -1,0 +1,60 @@
+"""Netlink's attributes: type, length, value, in messages and in one another. Source: linux/netlink.h."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from sriov.pci import MacAddress
+
+HEADER = struct.Struct("=IHHII")      # struct nlmsghdr: length, type, flags, sequence, port
+
+
+class Attributes:
+    """The attributes of a message or of a nested attribute, by type; the last of a repeated one counts.
+
+    pyroute2's decoder takes twenty times as long, and a call of the CNI executable reads six messages.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._found = dict(attributes(data))
+
+    def raw(self, kind: int) -> bytes | None:
+        return self._found.get(kind)
+
+    def text(self, kind: int) -> str | None:
+        found = self._found.get(kind)
+        return None if found is None else found.rstrip(b"\0").decode(errors="replace")
+
+    def numbers(self, kind: int, form: str) -> tuple[int, ...] | None:
+        """The fields of a C structure, or of as much of it as this kernel knows; None where it is absent."""
+        found = self._found.get(kind)
+        return None if found is None else struct.unpack_from(form, found)
+
+    def number(self, kind: int, form: str = "=I") -> int | None:
+        found = self._found.get(kind)
+        return None if found is None else int(struct.unpack_from(form, found)[0])
+
+    def mac(self, kind: int, offset: int = 0) -> MacAddress | None:
+        found = self._found.get(kind)
+        return None if found is None else MacAddress(found[offset : offset + 6].hex(":"))
+
+    def nested(self, kind: int) -> Iterator[tuple[int, bytes]]:
+        return attributes(self._found.get(kind, b""))
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each attribute, in order."""
+    offset = 0
+    while offset + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, offset)
+        if size < 4:
+            return
+        yield kind & 0x3FFF, data[offset + 4 : offset + size]
+        offset += (size + 3) & ~3
+
+
+def text_attribute(kind: int, text: str) -> bytes:
+    """An attribute that holds a C string, padded."""
+    value = text.encode() + b"\0"
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

@@ -1,0 +1,162 @@
+"""What the node needs its NICs for, read from this machine's kernel: real stacks in namespaces of our own."""
+
+import json
+import subprocess
+
+import pytest
+
+from sriov.routes import DefaultRoute
+from sriov.ties import find_ties
+from tests.support import node
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def nics(host):
+    """The indices of eth0 and eth1, both up with carrier and a gateway behind each."""
+    indices = []
+    for n in range(2):
+        indices.append(host.add_veth(f"eth{n}", f"wire{n}"))
+        host.run("link", "set", f"wire{n}", "up")
+        host.run("link", "set", f"eth{n}", "up")
+    return indices
+
+
+def ties(namespace, name="eth0"):
+    links = namespace.links
+    found = find_ties(links.dump(), links.dump_addresses(), links.dump_default_routes())
+    return found.get(links.find(name).index, ())
+
+
+def add_link(namespace, name, *args):
+    """A link of a kind that this machine's kernel may lack."""
+    done = subprocess.run(["ip", "-n", namespace.name, "link", "add", name, *args], capture_output=True, text=True,
+                          check=False)
+    if "Unknown device type" in done.stderr:
+        pytest.skip(f"this kernel has no {args[args.index('type') + 1]}")
+    assert done.returncode == 0, done.stderr
+    namespace.run("link", "set", name, "up")
+
+
+def give_address(namespace, name, text="192.0.2.5/24"):
+    namespace.run("addr", "add", text, "dev", name, *(["nodad"] if ":" in text else []))
+
+
+def test_a_link_that_only_is_up(host, nics):
+    assert [ties(host, name) for name in ("eth0", "eth1", "lo")] == [(), (), ()]
+
+
+def test_addresses_are_what_ip_shows(host, nics):
+    for text in ("192.0.2.5/24", "198.51.100.7/32", "2001:db8::5/64"):
+        give_address(host, "eth0", text)
+    host.run("addr", "add", "203.0.113.1", "peer", "203.0.113.2/31", "dev", "eth1")
+    shown = {(link["ifindex"], f"{entry['local']}/{entry['prefixlen']}")
+             for link in host.ip("addr", "show") for entry in link["addr_info"]}
+    assert {(found.index, str(found.address)) for found in host.links.dump_addresses()} == shown
+    assert ties(host) == ("has address 192.0.2.5/24", "has address 198.51.100.7/32", "has address 2001:db8::5/64")
+
+
+def test_default_routes(host, nics):
+    give_address(host, "eth0")
+    give_address(host, "eth0", "2001:db8::5/64")
+    assert host.links.dump_default_routes() == ()
+    host.run("route", "add", "default", "via", "192.0.2.1")
+    host.run("route", "add", "default", "dev", "eth1", "table", "1000")
+    host.run("-6", "route", "add", "default", "via", "2001:db8::1")
+    for other in ("10.0.0.0/8 via 192.0.2.1", "unreachable default metric 9", "0.0.0.0/1 dev eth1"):
+        host.run("route", "add", *other.split())
+    assert set(host.links.dump_default_routes()) == {
+        DefaultRoute(version=4, links=(nics[0],)), DefaultRoute(version=4, links=(nics[1],), table=1000),
+        DefaultRoute(version=6, links=(nics[0],))}
+    assert ties(host)[:2] == ("carries the default route", "carries the IPv6 default route")
+    assert ties(host, "eth1") == ("carries the default route of table 1000",)
+
+
+def add_multipath(host):
+    for n in range(2):
+        give_address(host, f"eth{n}", f"192.0.{n}.5/24")
+        give_address(host, f"eth{n}", f"2001:db8:{n}::5/64")
+    for family, gateways in (("-4", ("192.0.0.1", "192.0.1.1")), ("-6", ("2001:db8:0::1", "2001:db8:1::1"))):
+        hops = [word for n, gateway in enumerate(gateways)
+                for word in ("nexthop", "via", gateway, "dev", f"eth{n}")]
+        host.run(family, "route", "add", "default", *hops)
+
+
+def test_multipath(host, nics):
+    add_multipath(host)
+    assert set(host.links.dump_default_routes()) == {
+        DefaultRoute(version=version, links=tuple(nics)) for version in (4, 6)}
+    for name in ("eth0", "eth1"):
+        assert ties(host, name)[:2] == ("carries the default route", "carries the IPv6 default route")
+
+
+@pytest.mark.parametrize("compatible", ["1", "0"], ids=["routes repeat their nexthops", "routes only name them"])
+def test_nexthop_objects(host, nics, compatible):
+    subprocess.run(["ip", "netns", "exec", host.name, "sysctl", "-qw",
+                    f"net.ipv4.nexthop_compat_mode={compatible}"], check=True)
+    for n in range(2):
+        give_address(host, f"eth{n}", f"192.0.{n}.5/24")
+        host.run("nexthop", "add", "id", str(7 + n), "via", f"192.0.{n}.1", "dev", f"eth{n}")
+    host.run("nexthop", "add", "id", "20", "group", "7/8")
+    host.run("route", "add", "default", "nhid", "20")
+    host.run("route", "add", "default", "nhid", "8", "table", "1000")
+    by_table = {route.table: set(route.links) for route in host.links.dump_default_routes()}
+    assert by_table == {254: set(nics), 1000: {nics[1]}}
+    assert ties(host)[0] == "carries the default route"
+
+
+def test_a_bridge(host, nics):
+    add_link(host, "br0", "type", "bridge")
+    host.run("link", "set", "eth0", "master", "br0")
+    give_address(host, "br0")
+    host.run("route", "add", "default", "via", "192.0.2.1")
+    assert ties(host) == ("port of br0 (bridge)", "carries the default route (via br0)",
+                          "has address 192.0.2.5/24 (via br0)")
+    assert ties(host, "eth1") == ()
+
+
+@pytest.mark.parametrize("args", [
+    ("macvlan", "mode", "bridge"), ("vlan", "id", "5"), ("ipvlan", "mode", "l2")], ids=lambda args: args[0])
+def test_what_stands_on_a_nic(host, nics, args):
+    add_link(host, "top0", "link", "eth0", "type", *args)
+    assert ties(host) == ()
+    give_address(host, "top0")
+    host.run("route", "add", "default", "via", "192.0.2.1")
+    assert ties(host) == ("carries the default route (via top0)", "has address 192.0.2.5/24 (via top0)")
+    assert ties(host, "eth1") == ()
+
+
+@pytest.mark.parametrize("args", [("bond",), ("team",)], ids=lambda args: args[0])
+def test_a_vlan_on_a_bond(host, nics, args):
+    add_link(host, "bond0", "type", *args)
+    for n in range(2):
+        host.run("link", "set", f"eth{n}", "down")
+        host.run("link", "set", f"eth{n}", "master", "bond0")
+    add_link(host, "bond0.5", "link", "bond0", "type", "vlan", "id", "5")
+    host.run("route", "add", "default", "dev", "bond0.5")
+    for name in ("eth0", "eth1"):
+        assert ties(host, name) == (f"port of bond0 ({args[0]})", "carries the default route (via bond0.5)")
+
+
+def test_a_macvlan_in_a_pod_is_the_pods(host, pod, nics):
+    add_link(host, "top0", "link", "eth0", "type", "macvlan")
+    host.run("link", "set", "top0", "netns", pod.name)
+    give_address(pod, "top0")
+    assert pod.links.find("top0").lower is None
+    assert (ties(host), ties(pod, "top0")) == ((), ("has address 192.0.2.5/24",))
+
+
+def test_links_say_what_they_are(host, nics):
+    """Beside what ip shows: the kind of hardware and of software, the master, and what it stands on."""
+    add_link(host, "br0", "type", "bridge")
+    add_link(host, "top0", "link", "eth1", "type", "macvlan")
+    host.run("link", "set", "eth0", "master", "br0")
+    shown = {link["ifname"]: link for link in node.ip("-n", host.name, "link", "show")}
+    index = {name: link["ifindex"] for name, link in shown.items()}
+    for link in host.links.dump():
+        witness = shown[link.name]
+        lower = witness.get("link_index") or index.get(witness.get("link"))
+        assert (link.kind, link.software, link.master, link.lower, link.port) == (
+            witness["link_type"], witness.get("linkinfo", {}).get("info_kind"),
+            index.get(witness.get("master")), lower, None), json.dumps(witness)
