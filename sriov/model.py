@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 from sriov.pci import MacAddress, PciAddress
 
@@ -133,6 +134,13 @@ class PhysicalFunction(PciFunction):
     vfs: tuple[VirtualFunction, ...] = ()    # sorted by index
 
 
+_Function = TypeVar("_Function", bound=PciFunction)
+
+
+class _Change(Protocol):
+    def __call__(self, function: _Function, /) -> _Function: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """One look at the node. `unreadable` names what could not be read and why: never the same as absent."""
@@ -152,6 +160,11 @@ class Host:
     @cached_property
     def _pf_by_address(self) -> dict[PciAddress, PhysicalFunction]:
         return {pf.address: pf for pf in self.pfs}
+
+    def map_functions(self, change: _Change) -> Host:
+        """The host with each function as `change` gives it back, PFs, VFs and others."""
+        pfs = tuple(change(replace(pf, vfs=tuple(map(change, pf.vfs))) if pf.vfs else pf) for pf in self.pfs)
+        return replace(self, pfs=pfs, others=tuple(map(change, self.others)))
 
     def find_vf(self, address: PciAddress) -> VirtualFunction | None:
         return self._vf_by_address.get(address)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sriov.model import Host, Link, PciFunction, PhysicalFunction
+from sriov.model import Host, Link, PciFunction
 from sriov.pci import PciAddress
 from sriov.routes import MAIN_TABLE, Address, DefaultRoute
 
@@ -60,12 +60,7 @@ def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[st
         found = tuple(dict.fromkeys(tie for index in indices for tie in ties.get(index, ())))
         return replace(function, ties=found) if found else function
 
-    def tie_pf(pf: PhysicalFunction) -> PhysicalFunction:
-        vfs = tuple(map(tie, pf.vfs))
-        changed = any(now is not before for now, before in zip(vfs, pf.vfs, strict=True))
-        return tie(replace(pf, vfs=vfs) if changed else pf)
-
-    return replace(host, pfs=tuple(map(tie_pf, host.pfs)), others=tuple(map(tie, host.others)))
+    return host.map_functions(tie)
 
 
 def _gather(start: int, own: Mapping[int, Sequence[str]], above: Mapping[int, Sequence[int]],

@@ -22,7 +22,7 @@ SHARED_WITH_ADMISSION = (
 
 PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
-    "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties",
+    "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties", "sriov.known",
     "cni.protocol", "cni.netconf", "cni.record", "cni.steps",
     "cni.annotation", "cni.selection", "cni.networkref", "cni.fields", "cni.grammar",
     "deviceplugin.allocation",
