@@ -1,48 +1,59 @@
-"""The admin's pool file: YAML text to one `PoolFile`, or all that is wrong with it, each with its place."""
+"""The admin's pool file: YAML text to one `PoolFile`, or all that is wrong with it, each with its place.
+
+A configuration of sriov-network-device-plugin is taken wherever a pool file is.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
+from sriov.advice import warn_of_file
+from sriov.documents import DocumentErrors, decode
+from sriov.dpconfig import is_dp_config, parse_dp_config
 from sriov.errors import InputError
-from sriov.pci import MacAddress, PciAddress
-from sriov.pools import MAX_VFS, Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
-from sriov.yamlnodes import Cursor, DocumentErrors, decode, parse_document
+from sriov.pools import MAX_VFS, PfEntry, Pool, PoolFile
+from sriov.ranges import SpeedRange, VfIndices
+from sriov.scalars import (
+    expect,
+    number,
+    parse_acpi_index,
+    parse_address,
+    parse_boolean,
+    parse_bound_driver,
+    parse_driver,
+    parse_firmware_package,
+    parse_function_class,
+    parse_hex_id,
+    parse_link_type,
+    parse_mac,
+    parse_netdev,
+    parse_node_name,
+    parse_numa_node,
+    parse_pf,
+    parse_resource_name,
+    parse_resource_prefix,
+    pattern,
+)
+from sriov.selectors import ANY_PF, FunctionClass, PfMatch, Selector
+from sriov.yamlnodes import Cursor, parse_document
+
+__all__ = ["API_VERSION", "KIND", "PoolFile", "PoolFileErrors", "load_pool_file", "parse_pool_file"]
 
 API_VERSION = "vfpool.io/v1alpha1"
 KIND = "PoolFile"
 MAX_SIZE = 1 << 20                    # bytes; a ConfigMap holds no more
 DEFAULT_PREFIX = "intel.com"          # what sriov-network-device-plugin uses where nothing is said
 
-# The kubelet wants "requests.<prefix>/<name>" to be a qualified name: prefix a DNS subdomain of at most 253
-# characters, name at most 63. sriov-network-device-plugin allows no dots in the name.
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-_MAX_PREFIX = 253 - len("requests.")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
-_HEX_ID = re.compile(r"(?:0x)?([0-9a-f]{4})")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
-_DRIVER = re.compile(r"[A-Za-z0-9_-]+")
-
-_FUNCTION_KEYS = ("address", "vendor", "device", "driver", "numaNode")
-_MATCH_KEYS = ("name", *_FUNCTION_KEYS, "mac")
-_SELECTOR_KEYS = ("pf", "vfs", *_FUNCTION_KEYS)
+_FUNCTION_KEYS = ("address", "path", "vendor", "device", "driver", "numaNode", "acpiIndex", "class", "rdma")
+_PF_KEYS = ("name", *_FUNCTION_KEYS, "mac", "linkType", "speed", "firmwarePackage")
+_MATCH_KEYS = (*_PF_KEYS, "node")
+_SELECTOR_KEYS = ("pf", "vfs", *_FUNCTION_KEYS, "node")
 
 
 class PoolFileErrors(DocumentErrors):
     """All problems of a pool file, sorted by place."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolFile:
-    """A valid pool file. `warnings` are sentences about what is allowed but hardly meant."""
-
-    resource_prefix: str
-    physical_functions: tuple[PfEntry, ...]       # first match wins
-    pools: tuple[Pool, ...]                       # first match wins
-    warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 def load_pool_file(path: Path) -> PoolFile:
@@ -64,195 +75,108 @@ def load_pool_file(path: Path) -> PoolFile:
 def parse_pool_file(text: str, path: str) -> PoolFile:
     """Parse `text`; `path` is for messages. Raises PoolFileErrors with every problem."""
     try:
-        return _parse(parse_document(text, path))
+        pool_file = (parse_dp_config(text, path, DEFAULT_PREFIX) if is_dp_config(text)
+                     else _parse(parse_document(text, path)))
     except DocumentErrors as error:
         raise PoolFileErrors(error.problems) from None
+    return replace(pool_file, warnings=(*pool_file.warnings, *warn_of_file(pool_file)))
 
 
 def _parse(root: Cursor) -> PoolFile:
     root.open_mapping(required=("apiVersion", "kind"),
                       optional=("resourcePrefix", "physicalFunctions", "pools"))
-    root.one("apiVersion", _expect(API_VERSION), "")
-    root.one("kind", _expect(KIND), "")
+    root.one("apiVersion", expect(API_VERSION), "")
+    root.one("kind", expect(KIND), "")
     prefix = root.one("resourcePrefix", parse_resource_prefix, DEFAULT_PREFIX)
     entries = tuple(_parse_entry(item) for item in root.items("physicalFunctions", at_least=0))
     pools: list[Pool] = []
+    places: dict[str, str] = {}
     for item in root.items("pools", at_least=0):
         pool = _parse_pool(item, prefix)
-        earlier = next((other for other in pools if other.resource == pool.resource), None)
-        if earlier is not None and "resource" in item:
-            item["resource"].note(f"{pool.resource} is already the resource of the pool at {earlier.place}")
+        earlier = places.setdefault(pool.resource, pool.place)
+        if earlier != pool.place and "resource" in item:
+            item["resource"].note(f"{pool.resource} is already the resource of the pool at {earlier}")
         pools.append(pool)
     root.check()
-    return PoolFile(resource_prefix=prefix, physical_functions=entries, pools=tuple(pools),
-                    warnings=tuple(_warn(entries, pools)))
+    return PoolFile(resource_prefix=prefix, physical_functions=entries, pools=tuple(pools))
 
 
 def _parse_entry(item: Cursor) -> PfEntry:
     item.open_mapping(required=("match", "numVfs"), optional=("mtu",))
     return PfEntry(
-        match=_parse_match(item["match"]) if "match" in item else PfMatch(),
-        num_vfs=item.one("numVfs", _number(0, MAX_VFS), 0),
-        mtu=item.one("mtu", _number(68, 65535), None),
+        match=_parse_match(item["match"], _MATCH_KEYS) if "match" in item else PfMatch(),
+        num_vfs=item.one("numVfs", number(0, MAX_VFS), 0),
+        mtu=item.one("mtu", number(68, 65535), None),
         place=item.place,
     )
 
 
-def _parse_match(item: Cursor) -> PfMatch:
-    item.open_mapping(optional=_MATCH_KEYS)
+def _parse_match(item: Cursor, keys: tuple[str, ...]) -> PfMatch:
+    item.open_mapping(optional=keys)
     match = PfMatch(
-        name=item.many("name", _netdev), address=item.many("address", PciAddress.parse),
-        vendor=item.many("vendor", parse_hex_id), device=item.many("device", parse_hex_id),
-        driver=item.many("driver", _bound_driver), mac=item.many("mac", MacAddress.parse),
-        numa_node=item.many("numaNode", _numa_node),
+        name=item.many("name", pattern(parse_netdev)), mac=item.many("mac", parse_mac),
+        link_type=item.many("linkType", parse_link_type), speed=item.many("speed", SpeedRange.parse),
+        firmware_package=item.many("firmwarePackage", pattern(parse_firmware_package)),
+        **_parse_function_keys(item),
     )
-    _refuse_empty(item, _MATCH_KEYS, 'PFs, name: "*" matches every one')
+    _refuse_empty(item, keys, 'PFs, address: "*" matches every one')
     return match
 
 
 def _parse_pool(item: Cursor, prefix: str) -> Pool:
     item.open_mapping(required=("resource", "select"),
-                      optional=("resourcePrefix", "driver", "excludeTopology"))
+                      optional=("resourcePrefix", "driver", "excludeTopology", "exclude"))
     name = item.one("resource", parse_resource_name, "")
     return Pool(
         resource=f"{item.one('resourcePrefix', parse_resource_prefix, prefix)}/{name or item.path}",
         selectors=tuple(_parse_selector(selector) for selector in item.items("select")),
-        driver=item.one("driver", _driver, None),
-        exclude_topology=item.one("excludeTopology", _boolean, False),
+        driver=item.one("driver", parse_driver, None),
+        exclude_topology=item.one("excludeTopology", parse_boolean, False),
+        exclude=tuple(_parse_selector(selector) for selector in item.items("exclude")),
         place=item.place,
     )
 
 
 def _parse_selector(item: Cursor) -> Selector:
     item.open_mapping(optional=_SELECTOR_KEYS)
+    on_mapping = "pf" in item and item["pf"].is_mapping
     indices = item.many("vfs", VfIndices.parse)
     selector = Selector(
-        pf=item.many("pf", _pf),
+        pf=() if on_mapping else item.many("pf", pattern(parse_pf)),
+        on=_parse_match(item["pf"], _PF_KEYS) if on_mapping else ANY_PF,
         vfs=VfIndices.merge([span for part in indices for span in part.spans]) if indices else None,
-        address=item.many("address", PciAddress.parse),
-        vendor=item.many("vendor", parse_hex_id), device=item.many("device", parse_hex_id),
-        driver=item.many("driver", _bound_driver), numa_node=item.many("numaNode", _numa_node),
-        place=item.place,
+        place=item.place, **_parse_function_keys(item),
     )
     _refuse_empty(item, _SELECTOR_KEYS, 'VFs, pf: "*" selects every one')
     return selector
+
+
+class _FunctionKeys(TypedDict):
+    node: tuple[str, ...]
+    address: tuple[str, ...]
+    path: tuple[str, ...]
+    vendor: tuple[str, ...]
+    device: tuple[str, ...]
+    driver: tuple[str, ...]
+    numa_node: tuple[int, ...]
+    acpi_index: tuple[str, ...]
+    base_class: tuple[FunctionClass, ...]
+    rdma: bool | None
+
+
+def _parse_function_keys(item: Cursor) -> _FunctionKeys:
+    return {
+        "node": item.many("node", pattern(parse_node_name)),
+        "address": item.many("address", parse_address), "path": item.many("path", parse_address),
+        "vendor": item.many("vendor", pattern(parse_hex_id)), "device": item.many("device", pattern(parse_hex_id)),
+        "driver": item.many("driver", pattern(parse_bound_driver)),
+        "numa_node": item.many("numaNode", parse_numa_node),
+        "acpi_index": item.many("acpiIndex", pattern(parse_acpi_index)),
+        "base_class": item.many("class", parse_function_class), "rdma": item.one("rdma", parse_boolean, None),
+    }
 
 
 def _refuse_empty(item: Cursor, keys: tuple[str, ...], everything: str) -> None:
     # An empty mapping would take all there is, and a slip of the pen is the likeliest reason for one.
     if item.is_empty_mapping:
         item.note(f"expected at least one of {', '.join(keys)}; to take all {everything}")
-
-
-# ---- scalars: text as written to a value, or InputError -------------------------------------------------
-
-
-def parse_resource_prefix(text: str) -> str:
-    """`intel.com`: a DNS subdomain that the kubelet accepts before the slash of an extended resource."""
-    if _PREFIX.fullmatch(text) is None or len(text) > _MAX_PREFIX:
-        raise InputError("expected a resource prefix like intel.com (a lower-case DNS name of at most "
-                         f"{_MAX_PREFIX} characters), got {text!r}")
-    if text.endswith("kubernetes.io") or text.startswith("requests."):
-        raise InputError("expected a resource prefix of your own, kubernetes.io and requests. belong to "
-                         f"Kubernetes, got {text!r}")
-    return text
-
-
-def parse_resource_name(text: str) -> str:
-    """`sriov`: what follows the slash of an extended resource."""
-    if _NAME.fullmatch(text) is None:
-        raise InputError("expected a resource name (1 to 63 of A-Z, a-z, 0-9, - and _, a letter or digit at "
-                         f"both ends), got {text!r}")
-    return text
-
-
-def parse_hex_id(text: str) -> str:
-    """A PCI vendor or device id: `8086`, `10CA` or `0x8086` to four lower-case hex digits."""
-    match = _HEX_ID.fullmatch(text.lower())
-    if match is None:
-        raise InputError(f"expected a PCI id of four hex digits like 8086, got {text!r}")
-    return match[1]
-
-
-def _expect(value: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text != value:
-            raise InputError(f"expected {value}, got {text!r}")
-        return text
-
-    return parse
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if _NUMBER.fullmatch(text) is None or not least <= int(text) <= most:
-            raise InputError(f"expected a whole number from {least} to {most}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise InputError(f"expected true or false, got {text!r}")
-    return text == "true"
-
-
-def _numa_node(text: str) -> int:
-    if text != "-1" and _NUMBER.fullmatch(text) is None:
-        raise InputError(f"expected a NUMA node like 0, or -1 where the platform does not say, got {text!r}")
-    return int(text)
-
-
-def _driver(text: str) -> Driver:
-    if _DRIVER.fullmatch(text) is None:
-        raise InputError(f"expected kernel or the name of a driver like vfio-pci, got {text!r}")
-    return Driver(text)
-
-
-def _bound_driver(text: str) -> str:
-    if _DRIVER.fullmatch(text) is None or text == Driver.KERNEL:
-        raise InputError(f"expected the name of a driver like igbvf, got {text!r}")
-    return text
-
-
-def _netdev(text: str) -> str:
-    if not text or "/" in text or any(character.isspace() for character in text):
-        raise InputError(f"expected a netdev name like ens1f0, or a glob like ens1f*, got {text!r}")
-    return text
-
-
-def _pf(text: str) -> str:
-    try:
-        return PciAddress.parse(text)
-    except InputError:                # a name or a glob, then
-        return _netdev(text)
-
-
-# ---- what is allowed but hardly meant -------------------------------------------------------------------
-
-
-def _warn(entries: Sequence[PfEntry], pools: Sequence[Pool]) -> Iterator[str]:
-    seen: dict[Selector, Selector] = {}
-    for pool in pools:
-        for selector in pool.selectors:
-            if selector in seen:
-                yield (f"{selector.place}: {pool.resource} never gets a VF from this selector: the one at "
-                       f"{seen[selector].place} is the same and comes first")
-            seen.setdefault(selector, selector)
-            if pool.driver not in (None, Driver.KERNEL, *selector.driver) and selector.driver:
-                yield (f"{selector.place}: selects only VFs bound to {' or '.join(selector.driver)}, but "
-                       f"{pool.resource} binds its VFs to {pool.driver}: they would leave the pool")
-            for name in selector.pf:
-                yield from _warn_of_indices(name, selector, entries)
-
-
-def _warn_of_indices(name: str, selector: Selector, entries: Sequence[PfEntry]) -> Iterator[str]:
-    """Compares what selector and entry name in the same words: which PFs a glob means, only the host knows."""
-    entry = next((entry for entry in entries if name in (*entry.match.name, *entry.match.address)), None)
-    if entry is None or selector.vfs is None:
-        return
-    last = selector.vfs.spans[-1][1]
-    if last >= entry.num_vfs:
-        yield (f"{selector.place}: vfs {selector.vfs} reaches VF {last} of {name}, but the entry at "
-               f"{entry.place} makes {entry.num_vfs}")

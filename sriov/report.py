@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from sriov.advice import warn_of_entries, warn_of_pools
 from sriov.model import Host, Link, PciFunction, VirtualFunction
-from sriov.pci import PciAddress
-from sriov.pools import Assignment, Member, PfEntry, Pool
+from sriov.pools import Assignment, Member
+
+__all__ = [
+    "WIDTH", "assignment_document", "format_assignment", "format_host", "host_document", "warn_of_entries",
+    "warn_of_pools",
+]
 
 WIDTH = 100
 
@@ -68,43 +73,6 @@ def assignment_document(host: Host, assignment: Assignment) -> Json:
         "leftOut": dict(assignment.left_out),
         "unreadable": list(host.unreadable),
     }
-
-
-def warn_of_entries(entries: Sequence[PfEntry], host: Host) -> Iterator[str]:
-    """What entries ask for and this node's PFs do not have; the first entry that matches a PF has it."""
-    taken: dict[PciAddress, PfEntry] = {}
-    for entry in entries:
-        matching = [pf for pf in host.pfs if entry.match.matches(pf)]
-        if not matching:
-            reason = _nearest(entry.match.mismatches(pf) for pf in host.pfs)
-            yield f"{entry.place}: no PF of this node matches: {reason or 'it has none'}"
-        for pf in matching:
-            first = taken.setdefault(pf.address, entry)
-            if first is not entry:
-                yield f"{entry.place}: PF {pf.address} belongs to the entry at {first.place}, which comes first"
-            elif entry.num_vfs > pf.total_vfs:
-                yield f"{entry.place}: numVfs is {entry.num_vfs}, PF {pf.address} can have {pf.total_vfs} at most"
-
-
-def warn_of_pools(pools: Sequence[Pool], host: Host, assignment: Assignment) -> Iterator[str]:
-    """Pools that get no VF of this node, and why."""
-    resource_of = {member.vf.address: name for name, members in assignment.members.items() for member in members}
-    pairs = [(pf, vf) for pf in host.pfs for vf in pf.vfs]
-    for pool in pools:
-        if assignment.members[pool.resource]:
-            continue
-        earlier = sorted({resource_of[vf.address] for pf, vf in pairs if pool.selects(pf, vf)})
-        if earlier:
-            reason = f"all that it selects belong to {', '.join(earlier)}, which comes first"
-        else:
-            reason = _nearest(selector.mismatches(*pair) for selector in pool.selectors for pair in pairs)
-        yield f"{pool.place}: {pool.resource} gets no VF: {reason or 'this node has none'}"
-
-
-def _nearest(tries: Iterable[Iterator[str]]) -> str:
-    """The mismatches of the try that came closest; empty where there was none."""
-    nearest = min((list(mismatches) for mismatches in tries), key=len, default=[])
-    return ", ".join(nearest)
 
 
 def _outcomes(assignment: Assignment) -> Iterator[tuple[str, str]]:

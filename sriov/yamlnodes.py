@@ -6,13 +6,12 @@ that is there twice is a problem instead of its last value.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
 
+from sriov.documents import DocumentErrors, Problem, locate, suggest
 from sriov.errors import InputError
 
 T = TypeVar("T")
@@ -20,27 +19,6 @@ T = TypeVar("T")
 _MAX_DEPTH = 32
 _NO_ALIASES = "anchors and aliases are not supported; quote text that starts with * or &"
 _NULL = "tag:yaml.org,2002:null"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One thing that is wrong in a file; `line` and `column` count from 1."""
-
-    line: int
-    column: int
-    message: str
-    file: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
-
-
-class DocumentErrors(InputError):
-    """All problems of one file, in the order of their places; str() has one line for each."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,7 +48,7 @@ def parse_document(text: str, file: str) -> Cursor:
     try:
         loader = _Loader(text)        # refuses characters that YAML does not allow
     except yaml.reader.ReaderError as error:
-        line, column = _locate(text, error.position)
+        line, column = locate(text, error.position)
         message = f"character U+{ord(text[error.position]):04X} is not allowed in YAML"
         raise DocumentErrors([Problem(line, column, message, file)]) from None
     loader.name = file                # marks take their name from here
@@ -94,22 +72,6 @@ def parse_document(text: str, file: str) -> Cursor:
 
 def _problem(mark: Any, message: str) -> Problem:  # noqa: ANN401 (PyYAML has one Mark in Python and one in C)
     return Problem(mark.line + 1, mark.column + 1, message, mark.name)
-
-
-def decode(data: bytes, file: str) -> str:
-    """UTF-8 to text; raises DocumentErrors with the place of the first byte that is not."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        line, column = _locate(before, len(before))
-        message = f"expected UTF-8 text, got byte 0x{data[error.start]:02x}"
-        raise DocumentErrors([Problem(line, column, message, file)]) from None
-
-
-def _locate(text: str, position: int) -> tuple[int, int]:
-    before = text[:position]
-    return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
 
 
 class Cursor:
@@ -155,7 +117,7 @@ class Cursor:
             elif name in keys:
                 key.note(f"key {name!r} is here twice, first at {keys[name].place}")
             elif name not in allowed:
-                key.note(f"unknown key {name!r}{_suggest(name, allowed)}")
+                key.note(f"unknown key {name!r}{suggest(name, allowed)}")
             else:
                 keys[name] = key
                 path = f"{self.path}.{name}" if self.path else name
@@ -170,6 +132,10 @@ class Cursor:
 
     def __getitem__(self, key: str) -> Cursor:
         return self._fields[key]
+
+    @property
+    def is_mapping(self) -> bool:
+        return isinstance(self._node, yaml.MappingNode)
 
     @property
     def is_empty_mapping(self) -> bool:
@@ -217,9 +183,3 @@ def _describe(node: yaml.Node) -> str:
     if isinstance(node, yaml.SequenceNode):
         return "a list"
     return "nothing" if node.tag == _NULL else repr(node.value)
-
-
-def _suggest(name: str, allowed: Sequence[str]) -> str:
-    by_lower = {key.lower(): key for key in allowed}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f", did you mean {by_lower[close[0]]!r}?" if close else f", expected one of {', '.join(allowed)}"

@@ -23,6 +23,8 @@ SHARED_WITH_ADMISSION = (
 PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
     "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties", "sriov.known",
+    "sriov.patterns", "sriov.ranges", "sriov.selectors", "sriov.overlap", "sriov.advice", "sriov.poolformat",
+    "sriov.documents", "sriov.scalars", "sriov.jsonnodes", "sriov.dpfields", "sriov.dpselectors", "sriov.dpconfig",
     "cni.protocol", "cni.netconf", "cni.record", "cni.steps",
     "cni.annotation", "cni.selection", "cni.networkref", "cni.fields", "cni.grammar",
     "deviceplugin.allocation",
@@ -33,7 +35,7 @@ PURE = (
 PURE_STANDARD_LIBRARY = {
     "__future__", "abc", "base64", "bisect", "collections", "copy", "dataclasses", "difflib", "enum", "errno",
     "fnmatch", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator", "re",
-    "string", "struct", "textwrap", "types", "typing", "unicodedata",
+    "string", "struct", "textwrap", "types", "typing", "unicodedata", "warnings",
 }
 
 # Third-party packages and the modules that may import them.

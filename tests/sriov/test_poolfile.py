@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from sriov.errors import InputError
 from sriov.pci import MacAddress, PciAddress
 from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
+from sriov.poolformat import format_pool_file
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+from sriov.ranges import SpeedRange
+from sriov.selectors import FunctionClass
 from tests.sriov.test_pci import attempt, macs, pci_addresses
 from tests.sriov.test_pools import spans
 
@@ -72,6 +75,33 @@ pools:
     assert [selector.place for selector in file.pools[0].selectors] == ["pools.yaml:12:9", "pools.yaml:14:9"]
 
 
+def test_keys_of_a_pf_and_patterns():
+    file = parse("""\
+physicalFunctions:
+  - match: {name: "/ens[12]f0/", mac: "b8:59:9F:*", speed: [">=25G", 10000], linkType: ether, rdma: true,
+            firmwarePackage: ICE OS Default Package, path: 0000:00:01.0, acpiIndex: 101, class: network,
+            node: [worker-1, "gpu-*"]}
+    numVfs: 8
+pools:
+  - resource: sriov
+    select:
+      - {pf: {address: 03:00.0, speed: <=10G}, vfs: 0-3, node: "/worker-[0-9]+/"}
+      - {vfs: 6, address: "0000:03:1?.*", rdma: false}
+    exclude:
+      - {driver: "mlx5*"}
+""")
+    assert file.physical_functions == (PfEntry(num_vfs=8, match=PfMatch(
+        name=("/ens[12]f0/",), mac=("b8:59:9F:*",),
+        speed=(SpeedRange(least=25000), SpeedRange(least=10000, most=10000)),
+        link_type=("ether",), rdma=True, firmware_package=("ICE OS Default Package",), path=("0000:00:01.0",),
+        acpi_index=("101",), base_class=(FunctionClass.NETWORK,), node=("worker-1", "gpu-*"))),)
+    assert file.pools == (Pool(
+        resource="intel.com/sriov", exclude=(Selector(driver=("mlx5*",)),), selectors=(
+            Selector(on=PfMatch(address=("0000:03:00.0",), speed=(SpeedRange(most=10000),)),
+                     vfs=VfIndices(((0, 3),)), node=("/worker-[0-9]+/",)),
+            Selector(vfs=VfIndices(((6, 6),)), address=("0000:03:1?.*",), rdma=False))),)
+
+
 def test_the_least():
     assert parse("") == PoolFile(resource_prefix="intel.com", physical_functions=(), pools=())
     assert parse("pools: []\nphysicalFunctions: []") == parse("")
@@ -89,6 +119,10 @@ def test_example_file_is_valid_and_gives_no_warning():
     assert [pool.resource for pool in file.pools] == ["intel.com/sriov", "intel.com/sriov_dpdk"]
     assert file.warnings == ()
 
+
+FUNCTION_KEYS = "address, path, vendor, device, driver, numaNode, acpiIndex, class, rdma"
+PF_KEYS = f"name, {FUNCTION_KEYS}, mac, linkType, speed, firmwarePackage"
+NETDEV = "expected a netdev name like ens1f0, a glob like ens1f* or a regular expression like /ens[12]f0/"
 
 # ---- bad files ------------------------------------------------------------------------------------------
 
@@ -135,19 +169,18 @@ ENTRIES = [
     ("{numVfs: 8}", "4:5: physicalFunctions[0]: key 'match' is missing"),
     ("{match: {name: a}}", "4:5: physicalFunctions[0]: key 'numVfs' is missing"),
     ("{match: {}, numVfs: 8}",
-     ("4:13: physicalFunctions[0].match: expected at least one of name, address, vendor, device, driver, numaNode, "
-     "mac; to take all PFs, name: \"*\" matches every one")),
+     (f"4:13: physicalFunctions[0].match: expected at least one of {PF_KEYS}, node; to take all PFs, "
+      "address: \"*\" matches every one")),
     ("{match: {nmae: a}, numVfs: 8}", "4:14: physicalFunctions[0].match: unknown key 'nmae', did you mean 'name'?"),
     ("{match: {Name: a}, numVfs: 8}", "4:14: physicalFunctions[0].match: unknown key 'Name', did you mean 'name'?"),
     ("{match: ens1f0, numVfs: 8}",
-     ("4:13: physicalFunctions[0].match: expected a mapping with name, address, vendor, device, driver, numaNode, "
-     "mac, got 'ens1f0'")),
+     (f"4:13: physicalFunctions[0].match: expected a mapping with {PF_KEYS}, node, got 'ens1f0'")),
     ("{match: {name: []}, numVfs: 8}",
      "4:20: physicalFunctions[0].match.name: expected at least one item, got an empty list"),
     ("{match: {name: [a, ~]}, numVfs: 8}",
      "4:24: physicalFunctions[0].match.name[1]: expected a single value, got nothing"),
     ("{match: {name: a b}, numVfs: 8}",
-     "4:20: physicalFunctions[0].match.name: expected a netdev name like ens1f0, or a glob like ens1f*, got 'a b'"),
+     f"4:20: physicalFunctions[0].match.name: {NETDEV}, got 'a b'"),
     ("{match: {mac: 10:11:22:33:44:5}, numVfs: 8}",
      "4:19: physicalFunctions[0].match.mac: expected a MAC address like 02:00:00:00:00:01, got '10:11:22:33:44:5'"),
     ("{match: {address: 0000:03:00.9}, numVfs: 8}",
@@ -166,14 +199,49 @@ ENTRIES = [
      "4:40: physicalFunctions[0].mtu: expected a whole number from 68 to 65535, got '67'"),
 ]
 
+MATCHES = [
+    ("{speed: fast}", "{}.speed: expected a link speed in Mbit/s like 25000 or 25G, >=25G or <=25G, got 'fast'"),
+    ("{speed: 0}", "{}.speed: expected a link speed in Mbit/s like 25000 or 25G, >=25G or <=25G, got '0'"),
+    ("{linkType: ethernet}", "{}.linkType: unknown link type 'ethernet', did you mean 'ether'?"),
+    ("{linkType: x}", "{}.linkType: unknown link type 'x', expected one of ether, infiniband"),
+    ("{class: netwrok}", "{}.class: unknown class 'netwrok', did you mean 'network'?"),
+    ("{rdma: yes}", "{}.rdma: expected true or false, got 'yes'"),
+    ("{path: 03:00}", "{}.path: expected a PCI address like 0000:3b:02.1, got '03:00'"),
+    ("{acpiIndex: a b}", "{}.acpiIndex: expected an ACPI index like 101, got 'a b'"),
+    ("{firmwarePackage: ' '}",
+     "{}.firmwarePackage: expected the name of a firmware package like ICE OS Default Package, got ' '"),
+    ("{name: '/ens[/'}", ("{}.name: expected a regular expression in slashes, got '/ens[/': unterminated "
+                          "character set at position 3")),
+    ("{name: '/[[a]/'}", ("{}.name: expected a regular expression in slashes, got '/[[a]/': Possible nested set "
+                          "at position 1")),
+    ("{name: //}", "{}.name: expected a regular expression in slashes, got '//': it is empty"),
+    ("{name: /ens1}", f"{{}}.name: {NETDEV}, got '/ens1'"),
+    ("{driver: a b}", "{}.driver: expected the name of a driver like igbvf, got 'a b'"),
+    ("{mac: 'b8:59:9f'}", "{}.mac: expected a MAC address like 02:00:00:00:00:01, got 'b8:59:9f'"),
+]
+
 POOLS = [
+    ("{resource: a, select: [{pf: a}], exclude: []}",
+     "4:47: pools[0].exclude: expected at least one item, got an empty list"),
+    ("{resource: a, select: [{pf: a}], exclude: [{pfs: a}]}",
+     "4:49: pools[0].exclude[0]: unknown key 'pfs', did you mean 'pf'?"),
+    ("{resource: a, select: [{pf: {}}]}",
+     (f"4:33: pools[0].select[0].pf: expected at least one of {PF_KEYS}; to take all PFs, address: \"*\" matches "
+      "every one")),
+    ("{resource: a, select: [{pf: {nmae: a}}]}",
+     "4:34: pools[0].select[0].pf: unknown key 'nmae', did you mean 'name'?"),
+    ("{resource: a, select: [{pf: a, node: worker_1}]}",
+     ("4:42: pools[0].select[0].node: expected the name of a Kubernetes node like worker-1, or a glob like worker-*"
+      ", got 'worker_1'")),
+    ("{resource: a, select: [{pf: a, linkType: ether}]}",
+     f"4:36: pools[0].select[0]: unknown key 'linkType', expected one of pf, vfs, {FUNCTION_KEYS}, node"),
     ("{select: [{pf: a}]}", "4:5: pools[0]: key 'resource' is missing"),
     ("{resource: a}", "4:5: pools[0]: key 'select' is missing"),
     ("{resource: a, select: []}", "4:27: pools[0].select: expected at least one item, got an empty list"),
     ("{resource: a, select: {pf: a}}", "4:27: pools[0].select: expected a list, got a mapping"),
     ("{resource: a, select: [{}]}",
-     ("4:28: pools[0].select[0]: expected at least one of pf, vfs, address, vendor, device, driver, numaNode; to "
-     "take all VFs, pf: \"*\" selects every one")),
+     (f"4:28: pools[0].select[0]: expected at least one of pf, vfs, {FUNCTION_KEYS}, node; to take all VFs, "
+      "pf: \"*\" selects every one")),
     ("{resource: a, select: [{pfName: a}]}", "4:29: pools[0].select[0]: unknown key 'pfName', did you mean 'pf'?"),
     ("{resource: a, select: [{pf: a, vfs: 0-}]}",
      "4:41: pools[0].select[0].vfs: expected an index range like 0-3, got '0-'"),
@@ -182,7 +250,7 @@ POOLS = [
     ("{resource: a, select: [{pf: a, pf: b}]}",
      "4:36: pools[0].select[0]: key 'pf' is here twice, first at pools.yaml:4:29"),
     ("{resource: a, select: [{pf: ''}]}",
-     "4:33: pools[0].select[0].pf: expected a netdev name like ens1f0, or a glob like ens1f*, got ''"),
+     f"4:33: pools[0].select[0].pf: {NETDEV}, got ''"),
     ("{resource: a, select: [{pf: a}], driver: ../x}",
      "4:46: pools[0].driver: expected kernel or the name of a driver like vfio-pci, got '../x'"),
     *((f"{{resource: a, select: [{{pf: a}}], excludeTopology: {text}}}",
@@ -194,10 +262,20 @@ POOLS = [
 ]
 
 
+def locate(text, before, path, expected):
+    """A problem of the value of a flow mapping's only key, which begins after `before` characters of line 4."""
+    column = before + text.index(": ") + 3
+    return f"4:{column}: {expected.format(path)}"
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     *TABLE,
     *((f"{HEAD}physicalFunctions:\n  - {text}\n", expected) for text, expected in ENTRIES),
     *((f"{HEAD}pools:\n  - {text}\n", expected) for text, expected in POOLS),
+    *((f"{HEAD}physicalFunctions:\n  - {{numVfs: 8, match: {text}}}\n",
+       locate(text, 23, "physicalFunctions[0].match", expected)) for text, expected in MATCHES),
+    *((f"{HEAD}pools:\n  - {{resource: a, select: [{{pf: {text}}}]}}\n",
+       locate(text, 32, "pools[0].select[0].pf", expected)) for text, expected in MATCHES),
 ])
 def test_bad_file(text, expected):
     assert problems(text) == [f"pools.yaml:{expected}"]
@@ -265,10 +343,60 @@ pools:
         "pools.yaml:6:52: vfs 4-7 reaches VF 7 of ens1f0, but the entry at pools.yaml:4:5 makes 4",)
 
 
-def test_selector_that_an_earlier_one_shadows():
-    file = parse("pools:\n  - {resource: a, select: [{pf: x}]}\n  - {resource: b, select: [{pf: x}]}\n")
-    assert file.warnings == (("pools.yaml:5:28: intel.com/b never gets a VF from this selector: the one at "
-                             "pools.yaml:4:28 is the same and comes first"),)
+NEVER = "pools.yaml:5:28: intel.com/b never gets a VF from this selector: the one at pools.yaml:4:28"
+
+
+@pytest.mark.parametrize(("first", "second", "warning"), [
+    ("{pf: x}", "{pf: x}", f"{NEVER} is the same and comes first"),
+    ("{pf: x}", "{pf: x, vfs: 0-3}", f"{NEVER} selects all that it does and comes first"),
+    ("{pf: x*}", "{pf: [x1, x2]}", f"{NEVER} selects all that it does and comes first"),
+    ("{pf: '*'}", "{vfs: 0-3}", f"{NEVER} selects all that it does and comes first"),
+    ("{pf: x, vfs: 0-7}", "{pf: x, vfs: '1,4-5', driver: iavf}",
+     f"{NEVER} selects all that it does and comes first"),
+    ("{pf: {name: x, speed: '>=10G'}}", "{pf: {name: x, speed: 25G}}",
+     f"{NEVER} selects all that it does and comes first"),
+    ("{vendor: '15B*'}", "{vendor: 15b3}", f"{NEVER} selects all that it does and comes first"),
+    ("{pf: x, vfs: 0-4}", "{pf: x, vfs: 3-7}",
+     ("pools.yaml:5:28: intel.com/b does not get vfs 3-4 of this selector: they belong to intel.com/a at "
+      "pools.yaml:4:28, which comes first")),
+    ("{pf: x, vfs: 0-4, driver: iavf}", "{pf: x, vfs: 3-7}",
+     ("pools.yaml:5:28: intel.com/b does not get vfs 3-4 of this selector: they belong to intel.com/a at "
+      "pools.yaml:4:28, which comes first")),
+    ("{pf: x, vfs: 0-3}", "{pf: x, vfs: 4-7}", None),
+    ("{pf: x, vfs: 0-3}", "{pf: y, vfs: 0-3}", None),
+    ("{pf: x, vfs: 0-3}", "{pf: x}", None),                         # the exception, then the rule
+    ("{pf: [x1, x2]}", "{pf: x*}", None),
+    ("{pf: x, vfs: 0-4, driver: iavf}", "{pf: x, vfs: 3-7, driver: vfio-pci}", None),
+    ("{pf: x, node: a}", "{pf: x, node: b}", None),
+    ("{pf: x, node: a}", "{pf: x}", None),
+    ("{pf: x, node: 'a*'}", "{pf: x, node: a1}", f"{NEVER} selects all that it does and comes first"),
+    ("{rdma: true}", "{rdma: false}", None),
+    ("{pf: {speed: 25G}}", "{pf: {speed: '>=10G'}}", None),
+])
+def test_selector_that_meets_an_earlier_one(first, second, warning):
+    file = parse(f"pools:\n  - {{resource: a, select: [{first}]}}\n  - {{resource: b, select: [{second}]}}\n")
+    assert file.warnings == ((warning,) if warning else ())
+
+
+def test_what_a_pool_excludes_a_later_one_may_get():
+    file = parse("pools:\n  - {resource: a, select: [{pf: x}], exclude: [{vfs: 0}]}\n"
+                 "  - {resource: b, select: [{pf: x, vfs: 0}]}\n")
+    assert file.warnings == ()
+
+
+def test_exclude_that_takes_out_a_whole_selector():
+    file = parse("pools:\n  - {resource: a, select: [{pf: x, vfs: 0}, {pf: y}], exclude: [{vfs: 0-3}]}\n")
+    assert file.warnings == (
+        ("pools.yaml:4:28: intel.com/a never gets a VF from this selector: the exclude at pools.yaml:4:65 takes "
+         "out all that it selects"),)
+
+
+def test_entry_that_is_never_used():
+    file = parse("physicalFunctions:\n  - {match: {name: x*}, numVfs: 4}\n  - {match: {name: x1}, numVfs: 8}\n"
+                 "  - {match: {name: [x1, y]}, numVfs: 8}\n")
+    assert file.warnings == (
+        ("pools.yaml:5:5: this entry is never used: the one at pools.yaml:4:5 matches all the PFs that it does, "
+         "and comes first"),)
 
 
 @pytest.mark.parametrize(("driver", "warns"), [
@@ -288,75 +416,49 @@ def several(items):
     return st.lists(items, max_size=2).map(tuple)
 
 
-names = st.text(string.ascii_lowercase + string.digits + "*?[]-_.@:!#&%,'\"", min_size=1, max_size=15).filter(
+def or_pattern(values):
+    return values | st.sampled_from([
+        "*", "a*", "[ab]?", "/a|b/", "/(?i)x'\"#: {}/", "/\\d+\u00e9/", "/\U0001f600/",
+    ])
+
+
+names = st.text(string.ascii_lowercase + string.digits + "-_.:@!#&%,'\"", min_size=1, max_size=15).filter(
     lambda name: not name.replace(":", "").replace(".", "").isalnum() or ":" not in name)
 hex_ids = st.text("0123456789abcdef", min_size=4, max_size=4)
 drivers = st.sampled_from(["igbvf", "vfio-pci", "iavf", "123"])
 nodes = st.integers(-1, 99999)
-function_keys = {"address": several(pci_addresses), "vendor": several(hex_ids), "device": several(hex_ids),
-                 "driver": several(drivers), "numa_node": several(nodes)}
+speeds = st.builds("{}{}".format, st.sampled_from(["", "<=", ">="]), st.integers(1, 9999999)).map(SpeedRange.parse)
+function_keys = {
+    "address": several(or_pattern(pci_addresses)), "path": several(or_pattern(pci_addresses)),
+    "vendor": several(or_pattern(hex_ids)), "device": several(or_pattern(hex_ids)),
+    "driver": several(or_pattern(drivers)), "numa_node": several(nodes), "acpi_index": several(or_pattern(names)),
+    "base_class": several(st.sampled_from(FunctionClass)), "rdma": st.none() | st.booleans(),
+}
+node_names = {"node": several(or_pattern(st.sampled_from(["worker-1", "a.b", "null"])))}
+pf_keys = {
+    "name": several(or_pattern(names)), "mac": several(or_pattern(macs)),
+    "link_type": several(st.sampled_from(["ether", "infiniband"])), "speed": several(speeds),
+    "firmware_package": several(st.sampled_from(["ICE OS Default Package", "é: x", "a*"])), **function_keys,
+}
 entries = st.builds(
-    PfEntry,
-    match=st.builds(PfMatch, name=several(names), mac=several(macs), **function_keys).filter(
-        lambda match: match != PfMatch()),
+    PfEntry, match=st.builds(PfMatch, **pf_keys, **node_names).filter(lambda match: match != PfMatch()),
     num_vfs=st.integers(0, 65535), mtu=st.none() | st.integers(68, 65535))
-selectors = st.builds(
-    Selector, pf=several(names), vfs=st.none() | spans.map(VfIndices.merge), **function_keys,
-).filter(
-    lambda selector: selector != Selector())
+vfs = {"vfs": st.none() | spans.map(VfIndices.merge)}
+selectors = st.one_of(
+    st.builds(Selector, pf=several(or_pattern(names)), **vfs, **function_keys, **node_names),
+    st.builds(Selector, on=st.builds(PfMatch, **pf_keys), **vfs, **function_keys, **node_names),
+).filter(lambda selector: selector != Selector())
 prefixes = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,3})?", fullmatch=True).filter(
     lambda prefix: not prefix.startswith("requests."))
 resources = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?", fullmatch=True)
 pools = st.builds(
     Pool, resource=st.builds("{}/{}".format, prefixes, resources),
     selectors=st.lists(selectors, min_size=1, max_size=3).map(tuple),
+    exclude=st.lists(selectors, max_size=2).map(tuple),
     driver=st.none() | drivers.map(Driver) | st.just(Driver.KERNEL), exclude_topology=st.booleans())
 pool_files = st.builds(
     PoolFile, resource_prefix=prefixes, physical_functions=st.lists(entries, max_size=3).map(tuple),
     pools=st.lists(pools, max_size=3, unique_by=lambda pool: pool.resource).map(tuple))
-
-PLAIN = set(string.ascii_letters + string.digits + "-_.:")
-
-
-def scalar(value):
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    plain = set(text) <= PLAIN and text[0].isalnum() and not text.endswith(":") and text != "null"
-    return text if plain else "'" + text.replace("'", "''") + "'"
-
-
-def flow(**keys):
-    """A flow mapping; () and None are left out, a tuple of one is written as a scalar."""
-    fields = []
-    for key, value in keys.items():
-        values = value if isinstance(value, tuple) else () if value is None else (value,)
-        if len(values) == 1:
-            fields.append(f"{key}: {scalar(values[0])}")
-        elif values:
-            fields.append(f"{key}: [{', '.join(map(scalar, values))}]")
-    return f"{{{', '.join(fields)}}}"
-
-
-def function_fields(value):
-    return {"address": value.address, "vendor": value.vendor, "device": value.device, "driver": value.driver,
-            "numaNode": value.numa_node}
-
-
-def format_pool_file(file):
-    lines = [HEAD, f"resourcePrefix: {scalar(file.resource_prefix)}\n", "physicalFunctions:", "" if
-             file.physical_functions else " []", "\n"]
-    for entry in file.physical_functions:
-        match = flow(name=entry.match.name, mac=entry.match.mac, **function_fields(entry.match))
-        lines.append(f"- match: {match}\n  numVfs: {entry.num_vfs}\n")
-        lines.append("" if entry.mtu is None else f"  mtu: {entry.mtu}\n")
-    lines.append("pools:\n" if file.pools else "pools: []\n")
-    for pool in file.pools:
-        prefix, _, name = pool.resource.partition("/")
-        lines.append(f"- resource: {scalar(name)}\n  resourcePrefix: {scalar(prefix)}\n  select:\n")
-        lines.extend(f"  - {flow(pf=each.pf, vfs=each.vfs, **function_fields(each))}\n" for each in pool.selectors)
-        lines.append("" if pool.driver is None else f"  driver: {scalar(pool.driver)}\n")
-        lines.append(f"  excludeTopology: {scalar(pool.exclude_topology)}\n")
-    return "".join(lines)
-
 
 @settings(deadline=None)
 @given(pool_files)

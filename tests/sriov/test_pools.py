@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.errors import InputError
 from sriov.model import Host, Link, PhysicalFunction, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import MAX_VFS, Driver, PfMatch, Pool, Selector, VfIndices, assign
-from tests.sriov.test_pci import attempt
+from sriov.pools import MAX_VFS, Driver, Pool, Selector, VfIndices, assign
 
 spans = st.lists(st.tuples(st.integers(0, MAX_VFS), st.integers(0, 300)), min_size=1, max_size=8).map(
     lambda pairs: [(first, min(first + more, MAX_VFS)) for first, more in pairs])
@@ -44,45 +42,6 @@ def pool(resource="intel.com/sriov", *selectors, wants=None, **keys):
 
 def indices(assignment, resource="intel.com/sriov"):
     return [member.vf.index for member in assignment.members[resource]]
-
-
-# ---- index ranges ---------------------------------------------------------------------------------------
-
-
-@given(spans)
-def test_indices_survive_formatting(pairs):
-    value = VfIndices.merge(pairs)
-    assert VfIndices.parse(str(value)) == value
-    assert VfIndices.parse(",".join(f"{first}-{last}" for first, last in pairs)) == value
-
-
-@given(spans, st.integers(0, MAX_VFS))
-def test_indices_hold_what_their_spans_hold(pairs, index):
-    assert (index in VfIndices.merge(pairs)) == any(first <= index <= last for first, last in pairs)
-
-
-@given(st.one_of(st.text(), st.text("0123456789-, ", max_size=12)))
-def test_any_text_is_indices_or_an_input_error(text):
-    result = attempt(VfIndices.parse, text)
-    if isinstance(result, InputError):
-        assert repr(text) in result.message
-    else:
-        assert VfIndices.parse(str(result)) == result
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("0-", "expected an index range like 0-3, got '0-'"),
-    ("-1", "expected an index range like 0-3, got '-1'"),
-    ("", "expected an index range like 0-3, got ''"),
-    ("0-3,,6", "expected an index range like 0-3, got '0-3,,6'"),
-    ("٣", "expected an index range like 0-3, got '٣'"),
-    ("3-0", "expected an index range like 0-3, got '3-0': it counts down"),
-    ("0-65536", "expected VF indices up to 65535, got '0-65536'"),
-])
-def test_bad_indices(text, message):
-    with pytest.raises(InputError) as caught:
-        VfIndices.parse(text)
-    assert caught.value.message == message
 
 
 # ---- selectors ------------------------------------------------------------------------------------------
@@ -125,28 +84,6 @@ def test_pf_without_netdev_is_found_by_address():
 def test_selectors_of_a_pool_add_up():
     selectors = [Selector(pf=("ens1f0",), vfs=VfIndices.parse(text)) for text in ("0-1", "3")]
     assert indices(assign(Host(pfs=(pf(),)), [pool("intel.com/sriov", *selectors)])) == [0, 1, 3]
-
-
-@pytest.mark.parametrize(("keys", "mismatches"), [
-    ({"name": ("ens*",)}, []),
-    ({"name": ("uplink",), "address": ("0000:3b:00.0",), "driver": ("igb",)}, []),
-    ({"name": ("0000:3b:00.0",)}, ["name 0000:3b:00.0 is not ens1f0"]),
-    ({"name": ("eth0", "eth1"), "device": ("1572",)},
-     ["name eth0 or eth1 is not ens1f0", "device 1572 is not 10c9"]),
-    ({"mac": ("02:ff:ff:ff:ff:ff",), "numa_node": (0,)},
-     ["mac 02:ff:ff:ff:ff:ff is not {mac}", "numaNode 0 is not 1"]),
-])
-def test_pf_match(keys, mismatches):
-    function = pf(numa_node=1, altnames=("uplink",))
-    expected = [text.format(mac=function.link.mac) for text in mismatches]
-    assert list(PfMatch(**keys).mismatches(function)) == expected
-    assert PfMatch(**keys).matches(function) == (not mismatches)
-
-
-def test_pf_match_without_netdev():
-    phrases = list(PfMatch(name=("ens*",), mac=(MacAddress("02:00:00:00:00:01"),)).mismatches(pf(name=None)))
-    assert phrases == ["name ens* is not known: the PF has no netdev here",
-                       "mac 02:00:00:00:00:01 is not known: the PF has no netdev here"]
 
 
 # ---- assignment -----------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_pools_against_the_host(tmp_path):
              Pool(resource="a/late", selectors=(Selector(vfs=VfIndices.parse("0")),), place="p:6:5"),
              Pool(resource="a/none", selectors=(Selector(pf=("eth0",), vfs=VfIndices.parse("3")),), place="p:8:5")]
     assert list(warn_of_pools(pools, host, assign(host, pools))) == [
-        "p:6:5: a/late gets no VF: all that it selects belong to a/all, which comes first",
+        "p:6:5: a/late gets no VF: all that it selects belong to a/all at p:4:5, which comes first",
         "p:8:5: a/none gets no VF: pf eth0 is not ens1f0",
     ]
     assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [

@@ -1,0 +1,105 @@
+"""How two selectors relate as they are written, whatever the node: one takes all of the other's, or a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+from sriov.patterns import is_literal, matches
+from sriov.ranges import SpeedRange, VfIndices
+from sriov.selectors import FunctionKeys, PfMatch, Selector
+
+Keys = TypeVar("Keys", PfMatch, Selector)
+
+_HEX = ("address", "path", "vendor", "device", "mac")
+_ALWAYS_KNOWN = ("pf", "address", "path")    # "*" in these matches every function
+
+
+def covers(earlier: FunctionKeys, later: FunctionKeys) -> bool:
+    """Whether `earlier` surely matches whatever `later` does. False where only the node can tell."""
+    return all(_covers_key(name, getattr(earlier, name), getattr(later, name)) for name in _keys(earlier))
+
+
+def crosses(earlier: Selector, later: Selector) -> bool:
+    """Whether both name the same PFs and some of the same VF indices, and neither covers the other."""
+    if earlier.vfs is None or later.vfs is None or not (earlier.vfs & later.vfs).spans:
+        return False
+    alike = all(
+        getattr(earlier, name) == getattr(later, name) or (
+            name not in ("pf", "on") and not (_given(getattr(earlier, name)) and _given(getattr(later, name))))
+        for name in _keys(earlier) if name != "vfs")
+    return alike and not covers(earlier, later) and not covers(later, earlier)
+
+
+class Earlier:
+    """Selectors in their order, to be asked for those that may cover or cross another one.
+
+    A selector is filed under each value of one key that holds nothing but literals: one that it covers has each
+    of its values of that key there, so that a thousand selectors are not compared with each other.
+    """
+
+    def __init__(self) -> None:
+        self._filed: dict[tuple[str, object], list[int]] = {}
+        self._loose: list[int] = []
+        self._count = 0
+
+    def add(self, selector: FunctionKeys) -> None:
+        """Remember it under the next number, from 0."""
+        anchor = next(((name, values) for name, values in _literals(selector)), None)
+        if anchor is None:
+            self._loose.append(self._count)
+        else:
+            for value in set(anchor[1]):
+                self._filed.setdefault((anchor[0], _fold(anchor[0], value)), []).append(self._count)
+        self._count += 1
+
+    def near(self, selector: FunctionKeys) -> list[int]:
+        """The numbers of those that may cover or cross this one, in order."""
+        found = set(self._loose)
+        for name in _keys(selector):
+            values = getattr(selector, name)
+            if isinstance(values, tuple) and values:
+                found.update(self._filed.get((name, _fold(name, values[0])), ()))
+        return sorted(found)
+
+
+def _literals(selector: FunctionKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in ("pf", "name", "address", "acpi_index", "mac"):
+        values = getattr(selector, name, ())
+        if values and all(is_literal(value) for value in values):
+            yield name, values
+
+
+def _keys(selector: FunctionKeys) -> Iterable[str]:
+    return (each.name for each in fields(selector) if each.compare)
+
+
+def _given(value: object) -> bool:
+    return value is not None and value != ()
+
+
+def _fold(name: str, value: object) -> object:
+    return value.lower() if name in _HEX and isinstance(value, str) else value
+
+
+def _covers_key(name: str, earlier: object, later: object) -> bool:
+    if earlier == later or not _given(earlier):
+        return True
+    if isinstance(earlier, PfMatch) and isinstance(later, PfMatch):
+        return covers(earlier, later)
+    if isinstance(earlier, VfIndices) and isinstance(later, VfIndices):
+        return (earlier & later) == later
+    if not isinstance(earlier, tuple) or not isinstance(later, tuple):
+        return False
+    if name in _ALWAYS_KNOWN and "*" in earlier:
+        return True
+    return bool(later) and all(_covers_value(name, earlier, value) for value in later)
+
+
+def _covers_value(name: str, earlier: Sequence[object], value: object) -> bool:
+    if isinstance(value, SpeedRange):
+        return any(isinstance(each, SpeedRange) and each.covers(value) for each in earlier)
+    if isinstance(value, str) and is_literal(value):
+        return any(isinstance(each, str) and matches(each, value, ignore_case=name in _HEX) for each in earlier)
+    return value in earlier
