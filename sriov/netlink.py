@@ -19,20 +19,14 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from sriov import routes
 from sriov.errors import Gone, HostError
 from sriov.linkinfo import IFF_UP, decode_link, decode_vf_settings
 from sriov.model import Link, VfSettings
 from sriov.nlattr import HEADER
 from sriov.nlsocket import NetlinkSocket
 from sriov.pci import MacAddress, PciAddress
-from sriov.routes import (
-    Address,
-    DefaultRoute,
-    decode_address,
-    decode_default_route,
-    decode_nexthops,
-    is_default_route,
-)
+from sriov.routes import Address, DefaultRoute
 
 _RTMGRP_LINK = 1
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
@@ -40,7 +34,7 @@ _RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_GETNEXTHOP, _RTM_DELLINKPROP = 106, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
+_RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
 _ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
 
@@ -169,7 +163,7 @@ class Links:
         message = rtmsg()
         message["family"] = _family(to)
         message["dst_len"] = to.prefixlen
-        message["table"], message["proto"], message["type"] = _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST
+        message["table"], message["proto"], message["type"] = routes.MAIN_TABLE, _RTPROT_STATIC, _RTN_UNICAST
         message["scope"] = _RT_SCOPE_UNIVERSE if gateway else _RT_SCOPE_LINK
         message["attrs"] = [("RTA_OIF", index)]
         if to.prefixlen:
@@ -182,16 +176,17 @@ class Links:
     def dump_addresses(self) -> tuple[Address, ...]:
         """All addresses of all links."""
         found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
-        return tuple(address for raw in found if (address := decode_address(raw)))
+        return tuple(address for raw in found if (address := routes.decode_address(raw)))
 
     def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
         """The default routes of all tables and both IP versions, each with its links."""
-        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", is_default_route)
-        routes = [decode_default_route(raw) for raw in found]
-        if any(route.nexthop is not None for route in routes):    # sysctl net.ipv4.nexthop_compat_mode=0
-            nexthops = decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
-            routes = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ())) for route in routes]
-        return tuple(routes)
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.is_default_route)
+        defaults = [routes.decode_default_route(raw) for raw in found]
+        if any(route.nexthop is not None for route in defaults):    # sysctl net.ipv4.nexthop_compat_mode=0
+            nexthops = routes.decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
+            defaults = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
+                        for route in defaults]
+        return tuple(defaults)
 
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:

@@ -5,9 +5,12 @@ import subprocess
 
 import pytest
 
+from sriov.discovery import add_ties
 from sriov.routes import DefaultRoute
+from sriov.sysfs import Sysfs
 from sriov.ties import find_ties
 from tests.support import node
+from tests.support.tree import Pf, Tree
 
 pytestmark = pytest.mark.kernel
 
@@ -145,6 +148,19 @@ def test_a_macvlan_in_a_pod_is_the_pods(host, pod, nics):
     give_address(pod, "top0")
     assert pod.links.find("top0").lower is None
     assert (ties(host), ties(pod, "top0")) == ((), ("has address 192.0.2.5/24",))
+
+
+def test_a_host_on_real_links_and_routes(host, nics, tmp_path):
+    """Two NICs of a synthetic sysfs, whose netdevs are this namespace's."""
+    tree = Tree(tmp_path / "sys").add(Pf("0000:3b:00.0", "eth0")).add(Pf("0000:5e:00.0", "eth1"))
+    add_link(host, "br0", "type", "bridge")
+    host.run("link", "set", "eth1", "master", "br0")
+    host.run("route", "add", "default", "dev", "br0")
+    dumped = host.links.dump()
+    found = add_ties(Sysfs(tree.root).scan(dumped), dumped, host.links)
+    assert [(pf.link and pf.link.index, pf.ties) for pf in found.pfs] == [
+        (nics[0], ()), (nics[1], ("port of br0 (bridge)", "carries the default route (via br0)"))]
+    assert found.unreadable == ()
 
 
 def test_links_say_what_they_are(host, nics):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sriov.discovery import discover
 from sriov.model import RdmaDevice
 from sriov.pci import PciAddress
 from sriov.sysfs import Sysfs
@@ -304,6 +305,17 @@ def test_a_device_that_went_since_the_folder_was_listed_is_not_there(tree, monke
     monkeypatch.setattr(os, "listdir", list_then_lose)
     host = Sysfs(tree.root).scan(tree.links)
     assert (host.others, host.unreadable) == ((), ())
+
+
+# ---- this machine's own kernel ----------------------------------------------------------------------------
+
+
+def test_the_whole_look_at_this_machine():
+    """All dumps and, where there is one, devlink; as any user, who may be refused the eswitch mode."""
+    host = discover(Sysfs())
+    check_host(host)
+    assert [sentence for sentence in host.unreadable if "eswitch mode" not in sentence] == []
+    assert [other.address for other in host.others] == [other.address for other in Sysfs().scan(()).others]
 
 
 # ---- whatever is broken, the rest is found -------------------------------------------------------------------
