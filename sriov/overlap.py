@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TypeVar
 
 from sriov.patterns import is_literal, matches
 from sriov.ranges import SpeedRange, VfIndices
 from sriov.selectors import FunctionKeys, PfMatch, Selector
 
-Keys = TypeVar("Keys", PfMatch, Selector)
-
 _HEX = ("address", "path", "vendor", "device", "mac")
 _ALWAYS_KNOWN = ("pf", "address", "path")    # "*" in these matches every function
+_FILED = ("pf", "name", "address", "acpi_index", "mac")
+# The class's own keys, in which most selectors differ, come first this way.
+_KEYS = {each: tuple(key.name for key in reversed(fields(each)) if key.compare) for each in (PfMatch, Selector)}
 
 
-def covers(earlier: FunctionKeys, later: FunctionKeys) -> bool:
+def covers(earlier: PfMatch | Selector, later: PfMatch | Selector) -> bool:
     """Whether `earlier` surely matches whatever `later` does. False where only the node can tell."""
-    return all(_covers_key(name, getattr(earlier, name), getattr(later, name)) for name in _keys(earlier))
+    return all(_covers_key(name, getattr(earlier, name), getattr(later, name)) for name in _KEYS[type(earlier)])
 
 
 def crosses(earlier: Selector, later: Selector) -> bool:
-    """Whether both name the same PFs and some of the same VF indices, and neither covers the other."""
-    if earlier.vfs is None or later.vfs is None or not (earlier.vfs & later.vfs).spans:
+    """Whether `earlier` surely matches what `later` does, but of some VF indices only, and has others to itself."""
+    mine, others = earlier.vfs, later.vfs
+    if mine is None or others is None or not mine.meets(others) or mine.covers(others):
         return False
-    alike = all(
-        getattr(earlier, name) == getattr(later, name) or (
-            name not in ("pf", "on") and not (_given(getattr(earlier, name)) and _given(getattr(later, name))))
-        for name in _keys(earlier) if name != "vfs")
-    return alike and not covers(earlier, later) and not covers(later, earlier)
+    rest = (name for name in _KEYS[Selector] if name != "vfs")
+    return (all(_covers_key(name, getattr(earlier, name), getattr(later, name)) for name in rest)
+            and not covers(later, earlier))
 
 
 class Earlier:
@@ -46,33 +45,29 @@ class Earlier:
 
     def add(self, selector: FunctionKeys) -> None:
         """Remember it under the next number, from 0."""
-        anchor = next(((name, values) for name, values in _literals(selector)), None)
+        anchor = next(_literals(selector), None)
         if anchor is None:
             self._loose.append(self._count)
         else:
-            for value in set(anchor[1]):
-                self._filed.setdefault((anchor[0], _fold(anchor[0], value)), []).append(self._count)
+            name, values = anchor
+            for value in values:
+                self._filed.setdefault((name, _fold(name, value)), []).append(self._count)
         self._count += 1
 
     def near(self, selector: FunctionKeys) -> list[int]:
         """The numbers of those that may cover or cross this one, in order."""
         found = set(self._loose)
-        for name in _keys(selector):
-            values = getattr(selector, name)
-            if isinstance(values, tuple) and values:
+        for name in _FILED:
+            if values := getattr(selector, name, ()):
                 found.update(self._filed.get((name, _fold(name, values[0])), ()))
         return sorted(found)
 
 
 def _literals(selector: FunctionKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for name in ("pf", "name", "address", "acpi_index", "mac"):
+    for name in _FILED:
         values = getattr(selector, name, ())
         if values and all(is_literal(value) for value in values):
             yield name, values
-
-
-def _keys(selector: FunctionKeys) -> Iterable[str]:
-    return (each.name for each in fields(selector) if each.compare)
 
 
 def _given(value: object) -> bool:
@@ -84,12 +79,12 @@ def _fold(name: str, value: object) -> object:
 
 
 def _covers_key(name: str, earlier: object, later: object) -> bool:
-    if earlier == later or not _given(earlier):
+    if earlier is later or not _given(earlier) or earlier == later:
         return True
     if isinstance(earlier, PfMatch) and isinstance(later, PfMatch):
         return covers(earlier, later)
     if isinstance(earlier, VfIndices) and isinstance(later, VfIndices):
-        return (earlier & later) == later
+        return earlier.covers(later)
     if not isinstance(earlier, tuple) or not isinstance(later, tuple):
         return False
     if name in _ALWAYS_KNOWN and "*" in earlier:

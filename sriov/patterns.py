@@ -29,6 +29,7 @@ def matches_any(patterns: Sequence[str], texts: Sequence[str], *, ignore_case: b
     return any(matches(pattern, text, ignore_case=ignore_case) for pattern in patterns for text in texts)
 
 
+@lru_cache(maxsize=4096)              # a scan asks about the same few patterns once for each of a thousand VFs
 def is_literal(pattern: str) -> bool:
     """Whether it matches one text only, the one that it is."""
     return not is_expression(pattern) and _GLOB.search(pattern) is None
@@ -62,7 +63,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\{match[0]}"
 
 
-@lru_cache(maxsize=4096)              # a scan asks for the same few patterns once for each of a thousand VFs
+@lru_cache(maxsize=4096)
 def _compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:
     expression = pattern[1:-1] if is_expression(pattern) else translate(pattern)
     return re.compile(expression, re.IGNORECASE if ignore_case else 0)

@@ -49,6 +49,12 @@ class VfIndices:
     def __contains__(self, index: int) -> bool:
         return any(first <= index <= last for first, last in self.spans)
 
+    def meets(self, other: VfIndices) -> bool:
+        return any(a <= d and c <= b for a, b in self.spans for c, d in other.spans)
+
+    def covers(self, other: VfIndices) -> bool:
+        return all(any(a <= c and d <= b for a, b in self.spans) for c, d in other.spans)
+
     def __and__(self, other: VfIndices) -> VfIndices:
         """The indices that both have, maybe none."""
         pairs = ((max(a, c), min(b, d)) for a, b in self.spans for c, d in other.spans)

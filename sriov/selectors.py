@@ -47,14 +47,15 @@ class FunctionKeys:
 
     def _against(self, function: PciFunction) -> Iterator[str]:
         """A phrase for each key but `node` that does not match."""
-        for key, wanted, got in (
-            ("address", self.address, (function.address,)),
-            ("path", self.path, function.path or (function.address,)),
-            ("vendor", self.vendor, (function.vendor,)),
-            ("device", self.device, (function.device,)),
-        ):
-            if wanted and not matches_any(wanted, got, ignore_case=True):
-                yield f"{key} {_or(wanted)} is not {' > '.join(got)}"
+        if self.address and not matches_any(self.address, (function.address,), ignore_case=True):
+            yield f"address {_or(self.address)} is not {function.address}"
+        path = function.path or (function.address,)
+        if self.path and not matches_any(self.path, path, ignore_case=True):
+            yield f"path {_or(self.path)} is not {' > '.join(path)}"
+        if self.vendor and not matches_any(self.vendor, (function.vendor,), ignore_case=True):
+            yield f"vendor {_or(self.vendor)} is not {function.vendor}"
+        if self.device and not matches_any(self.device, (function.device,), ignore_case=True):
+            yield f"device {_or(self.device)} is not {function.device}"
         if self.driver and (function.driver is None or not matches_any(self.driver, (function.driver,))):
             yield f"driver {_or(self.driver)} is not {function.driver or 'bound: there is none'}"
         node = -1 if function.numa_node is None else function.numa_node
@@ -74,10 +75,6 @@ class FunctionKeys:
             return None
         return replace(self, node=()) if self.node else self
 
-    def _against_node(self) -> Iterator[str]:
-        if self.node:
-            yield f"node {_or(self.node)} is not known to be this one"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PfMatch(FunctionKeys):
@@ -94,7 +91,8 @@ class PfMatch(FunctionKeys):
 
     def mismatches(self, pf: PhysicalFunction) -> Iterator[str]:
         """A phrase for each key that does not match."""
-        yield from self._against_node()
+        if self.node:
+            yield f"node {_or(self.node)} is not known to be this one"
         yield from self.unlike(pf)
 
     def unlike(self, pf: PhysicalFunction) -> Iterator[str]:
@@ -137,7 +135,8 @@ class Selector(FunctionKeys):
 
     def mismatches(self, pf: PhysicalFunction, vf: VirtualFunction) -> Iterator[str]:
         """A phrase for each key that does not match."""
-        yield from self._against_node()
+        if self.node:
+            yield f"node {_or(self.node)} is not known to be this one"
         yield from self.unlike(pf, vf)
 
     def unlike(self, pf: PhysicalFunction, vf: VirtualFunction) -> Iterator[str]:
@@ -156,8 +155,9 @@ class Selector(FunctionKeys):
 
 def _is_pf(pattern: str, pf: PhysicalFunction) -> bool:
     link = pf.known_link
-    return (link is not None and matches_any((pattern,), (link.name, *link.altnames))
-            ) or matches(pattern, pf.address, ignore_case=True)
+    if link is not None and (matches(pattern, link.name) or any(matches(pattern, name) for name in link.altnames)):
+        return True
+    return matches(pattern, pf.address, ignore_case=True)
 
 
 def _rdma_names(function: PciFunction) -> str:

@@ -359,7 +359,7 @@ NEVER = "pools.yaml:5:28: intel.com/b never gets a VF from this selector: the on
     ("{pf: x, vfs: 0-4}", "{pf: x, vfs: 3-7}",
      ("pools.yaml:5:28: intel.com/b does not get vfs 3-4 of this selector: they belong to intel.com/a at "
       "pools.yaml:4:28, which comes first")),
-    ("{pf: x, vfs: 0-4, driver: iavf}", "{pf: x, vfs: 3-7}",
+    ("{pf: x*, vfs: 0-4}", "{pf: x1, vfs: 3-7, driver: iavf}",
      ("pools.yaml:5:28: intel.com/b does not get vfs 3-4 of this selector: they belong to intel.com/a at "
       "pools.yaml:4:28, which comes first")),
     ("{pf: x, vfs: 0-3}", "{pf: x, vfs: 4-7}", None),
@@ -370,6 +370,10 @@ NEVER = "pools.yaml:5:28: intel.com/b never gets a VF from this selector: the on
     ("{pf: x, node: a}", "{pf: x, node: b}", None),
     ("{pf: x, node: a}", "{pf: x}", None),
     ("{pf: x, node: 'a*'}", "{pf: x, node: a1}", f"{NEVER} selects all that it does and comes first"),
+    ("{pf: {name: '*'}}", "{vfs: 0}", None),                        # a PF may have no netdev, a VF no driver
+    ("{driver: '*'}", "{vfs: 0}", None),
+    ("{pf: x, vfs: 0-4, driver: iavf}", "{pf: x, vfs: 3-7}", None),
+    ("{pf: x1, vfs: 0-4}", "{pf: x*, vfs: 3-7}", None),             # only the node knows what else x* means
     ("{rdma: true}", "{rdma: false}", None),
     ("{pf: {speed: 25G}}", "{pf: {speed: '>=10G'}}", None),
 ])

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from sriov.model import Host, PhysicalFunction, VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
@@ -142,3 +144,51 @@ def test_pools_against_the_host(tmp_path):
     ]
     assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [
         "p:4:5: a/all gets no VF: this node has none"]
+
+
+def claims(*pools):
+    """Pools `a/0`, `a/1`... of one selector each, which are pairs of keys and excluded VFs."""
+    return [Pool(resource=f"a/{n}", place=f"p:{n}:5", selectors=(Selector(place=f"p:{n}:9", **keys),),
+                 exclude=tuple(Selector(vfs=VfIndices.parse(text), place=f"p:{n}:19") for text in exclude))
+            for n, (keys, *exclude) in enumerate(pools)]
+
+
+def vfs(text, **keys):
+    return {"vfs": VfIndices.parse(text), **keys}
+
+
+@pytest.mark.parametrize(("pools", "warnings"), [
+    # Each has some of its own, and they meet in VF 1 and 2 by keys that only the node can compare.
+    (claims((vfs("0-2", pf=("ens1f0",)),), (vfs("1-3", pf=("0000:3b:00.0",)),)),
+     ["p:1:9: a/1 does not get 0000:3b:02.1, 0000:3b:02.2: they belong to a/0 at p:0:9, which comes first"]),
+    (claims((vfs("0-2", pf=("ens1f0",)),), ({"device": ("10ca",)},)), []),        # the exception, then the rule
+    (claims((vfs("0-2"), "1-2"), (vfs("1-3"),)), []),
+    (claims((vfs("0-1"),), (vfs("2-3"),)), []),
+    (claims((vfs("0-3"), "0-3"),),
+     ["p:0:5: a/0 gets no VF: all that it selects are taken out by its exclude at p:0:19"]),
+    (claims((vfs("0-1"),), (vfs("2-3"),), (vfs("1-2"),)),
+     ["p:2:5: a/2 gets no VF: all that it selects belong to a/0 at p:0:5, a/1 at p:1:5, which come first"]),
+    (claims((vfs("0-3", node=("worker-*",)),)),
+     ["p:0:5: a/0 gets no VF: node worker-* is not known to be this one"]),
+])
+def test_pools_that_claim_each_other_s_vfs(tmp_path, pools, warnings):
+    host = some_host(tmp_path)
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == warnings
+
+
+def test_selector_that_gets_no_vf_though_its_pool_does(tmp_path):
+    host = some_host(tmp_path)
+    first, = claims((vfs("0-1", pf=("ens1f0",)),))
+    pools = [first, Pool(resource="a/b", place="p:3:5", selectors=(
+        Selector(pf=("0000:3b:00.0",), vfs=VfIndices.parse("1"), place="p:4:9"),
+        Selector(vfs=VfIndices.parse("3"), place="p:5:9")))]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p:4:9: a/b gets no VF from this selector: all that it selects belong to a/0 at p:0:9"]
+
+
+def test_an_entry_for_the_rest_is_no_mistake(tmp_path):
+    host = scan(tmp_path, Pf("0000:3b:00.0", "ens1f0"), Pf("0000:5e:00.0", "ens2f0"))
+    entries = [entry(4, "p:4:5", name=("ens1f0",)), entry(2, "p:6:5", name=("*",))]
+    assert list(warn_of_entries(entries, host)) == []
+    assert list(warn_of_entries(entries[::-1], host)) == [
+        "p:4:5: PF 0000:3b:00.0 belongs to the entry at p:6:5, which comes first"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sriov.errors import InputError
 from sriov.model import Host, RdmaDevice
+from sriov.overlap import Earlier, covers, crosses
 from sriov.patterns import check_pattern, exactly, is_literal, matches
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools import MAX_VFS, PfEntry, PfMatch, Pool, PoolFile, Selector, VfIndices, assign, for_node
@@ -309,3 +310,49 @@ def test_before_the_node_is_known_what_is_for_some_nodes_takes_nothing():
     assert "node * is not known to be this one" in assign(host, pools).left_out[host.pfs[0].vfs[0].address]
     assert not PfMatch(name=("*",), node=("*",)).matches(host.pfs[0])
     assert assign(host, [excluding(Selector(pf=("*",), node=("other",)))]).members["a/b"] == ()
+
+
+# ---- what one selector takes of another's ---------------------------------------------------------------
+
+
+def some(*values):
+    return st.lists(st.sampled_from(values), max_size=2).map(tuple)
+
+
+some_vfs = st.none() | st.sampled_from(["0", "0-1", "1-2", "0-3", "0,2-3"]).map(VfIndices.parse)
+some_selectors = st.builds(
+    Selector, pf=some("ens1f0", "ens1f*", "*", "/ens[12]f0/", "0000:3B:00.0", "ens2f0"), vfs=some_vfs,
+    on=st.builds(PfMatch, name=some("ens1f0", "uplink", "*"), mac=some("02:*", "/.*/"),
+                 vendor=some("8086", "80*", "15b3"), speed=some(SpeedRange(least=10000), SpeedRange.parse("25G"))),
+    address=some("0000:3b:02.1", "0000:3b:*", "*"), device=some("10ca", "10CA", "10c*"), numa_node=some(0, 1),
+    rdma=st.none() | st.booleans(), driver=some("igbvf", "igb*"))
+
+
+@given(some_selectors, some_selectors)
+def test_what_covers_another_selects_all_that_it_does(one, other):
+    function = rich()
+    taken, also = ({vf.index for vf in function.vfs if each.selects(function, vf)} for each in (one, other))
+    if covers(one, other):
+        assert also <= taken
+    if crosses(one, other):
+        assert not covers(one, other)
+        assert not covers(other, one)
+        assert one.vfs
+        assert {index for index in also if index in one.vfs} <= taken
+
+
+@given(st.lists(some_selectors, max_size=6), some_selectors)
+def test_none_that_covers_or_crosses_is_forgotten(selectors, later):
+    earlier = Earlier()
+    for selector in selectors:
+        earlier.add(selector)
+    near = earlier.near(later)
+    assert near == sorted(set(near))
+    related = {number for number, each in enumerate(selectors) if covers(each, later) or crosses(each, later)}
+    assert related <= set(near)
+
+
+@given(some_selectors)
+def test_every_selector_covers_itself(selector):
+    assert covers(selector, selector)
+    assert covers(Selector(), selector)
