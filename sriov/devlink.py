@@ -64,7 +64,13 @@ class Devlink:
 
     def eswitch_mode(self, address: PciAddress) -> str | None:
         """legacy or switchdev; None: no devlink, or the NIC has no such switch. Needs CAP_NET_ADMIN."""
-        answer = self._ask(_CMD_ESWITCH_GET, address, f"read the eswitch mode of {address}")
+        try:
+            answer = self._ask(_CMD_ESWITCH_GET, address, f"read the eswitch mode of {address}")
+        except HostError as error:
+            if error.errno == errno.EPERM:      # before it looks for the device: the same for each
+                raise HostError("cannot read eswitch modes", errno=errno.EPERM,
+                                hint="run as root or with CAP_NET_ADMIN") from None
+            raise
         mode = None if answer is None else Attributes(answer).number(_ATTR_ESWITCH_MODE, "=H")
         return None if mode is None else _ESWITCH_MODES.get(mode, f"mode {mode}")
 

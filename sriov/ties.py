@@ -1,6 +1,7 @@
 """What the node itself needs a NIC for: masters, addresses and default routes, through whatever stands on it.
 
-Seen is one network namespace: what a pod has made on top of a NIC is not.
+Seen is one network namespace: what a pod has made on top of a NIC is not. Nor does the kernel tell by which of
+its ports an Open vSwitch's own packets leave: each is tied as a port, none by the vSwitch's routes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _Function = TypeVar("_Function", bound=PciFunction)
 
 # Two ends, neither of which stands on the other, though each says so by IFLA_LINK.
 _PAIRS = ("veth", "netkit", "vxcan")
+# What user space reads and writes packets by, a VM mostly, with no address here that would show it.
+_TAPS = ("macvtap", "ipvtap")
 _WORDS = {"openvswitch": "Open vSwitch"}
 
 
@@ -41,6 +44,8 @@ def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Itera
     for link in by_index.values():
         if link.master is not None:
             own.setdefault(link.index, []).append(f"port of {_say_master(link.master, by_index)}")
+        if link.lower is not None and link.software in _TAPS:
+            own.setdefault(link.lower, []).append(f"carries {link.name} ({link.software})")
     for address in addresses:
         if not (address.address.version == 6 and address.address.is_link_local):
             own.setdefault(address.index, []).append(f"has address {address.address}")

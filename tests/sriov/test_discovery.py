@@ -75,6 +75,13 @@ def test_representors_are_not_the_pf(tree, port, uplink):
     assert Sysfs(tree.root).find_netdev(PF) == (pf.link.name, pf.link.index)
 
 
+def test_infiniband(tree):
+    tree.add(nic("mlx5 legacy", PF, "ib0", num_vfs=1, pci_class="020700"))
+    host = scan(tree)
+    assert [(function.pci_class, function.link and function.link.kind, len(function.rdma))
+            for function in (*host.pfs, *host.vfs)] == [(0x020700, "infiniband", 1)] * 2
+
+
 def test_a_pf_without_netdev(tree):
     tree.add(Pf(PF, None, num_vfs=2)).add(Pf(PF2, None, driver="vfio-pci", num_vfs=0))
     host = scan(tree)

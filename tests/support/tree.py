@@ -204,7 +204,8 @@ class Tree:
         _link(netdev / "device", parent)
         _link(self.root / "class/net" / name, netdev)
         link = Link(index=index, name=name, altnames=altnames, mac=mac, mtu=1500, up=True, carrier=True,
-                    pci=None if virtio else PciAddress(address), port=port)
+                    pci=None if virtio else PciAddress(address), port=port,
+                    kind="infiniband" if (device / "class").read_text().startswith("0x0207") else "ether")
         self.links += (link,)
 
     def _count(self, what: str) -> int:
