@@ -14,7 +14,7 @@ from sriov.jsonnodes import Node, Object
 Complain = Callable[[Node, str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Findings:
     """What is found in one file; both lists are in the order of finding."""
 

@@ -81,6 +81,8 @@ def _fold(name: str, value: object) -> object:
 def _covers_key(name: str, earlier: object, later: object) -> bool:
     if earlier is later or not _given(earlier) or earlier == later:
         return True
+    if name == "exclude":
+        return False
     if isinstance(earlier, PfMatch) and isinstance(later, PfMatch):
         return covers(earlier, later)
     if isinstance(earlier, VfIndices) and isinstance(later, VfIndices):

@@ -102,9 +102,11 @@ def _parse(root: Cursor) -> PoolFile:
 
 
 def _parse_entry(item: Cursor) -> PfEntry:
-    item.open_mapping(required=("match", "numVfs"), optional=("mtu",))
+    item.open_mapping(required=("match", "numVfs"), optional=("mtu", "exclude"))
+    match = _parse_match(item["match"], _MATCH_KEYS) if "match" in item else PfMatch()
+    exclude = tuple(_parse_match(each, _PF_KEYS) for each in item.items("exclude"))
     return PfEntry(
-        match=_parse_match(item["match"], _MATCH_KEYS) if "match" in item else PfMatch(),
+        match=replace(match, exclude=exclude),
         num_vfs=item.one("numVfs", number(0, MAX_VFS), 0),
         mtu=item.one("mtu", number(68, 65535), None),
         place=item.place,
@@ -117,7 +119,7 @@ def _parse_match(item: Cursor, keys: tuple[str, ...]) -> PfMatch:
         name=item.many("name", pattern(parse_netdev)), mac=item.many("mac", parse_mac),
         link_type=item.many("linkType", parse_link_type), speed=item.many("speed", SpeedRange.parse),
         firmware_package=item.many("firmwarePackage", pattern(parse_firmware_package)),
-        **_parse_function_keys(item),
+        place=item.place, **_parse_function_keys(item),
     )
     _refuse_empty(item, keys, 'PFs, address: "*" matches every one')
     return match

@@ -35,6 +35,9 @@ def _lines(file: PoolFile) -> Iterator[str]:
 def _entry_lines(entry: PfEntry) -> Iterator[str]:
     yield f"  - match: {_match(entry.match)}"
     yield f"    numVfs: {entry.num_vfs}"
+    if entry.match.exclude:
+        yield "    exclude:"
+        yield from (f"      - {_match(match)}" for match in entry.match.exclude)
     if entry.mtu is not None:
         yield f"    mtu: {entry.mtu}"
 

@@ -80,7 +80,8 @@ class FunctionKeys:
 class PfMatch(FunctionKeys):
     """Which PFs an entry or a selector is about.
 
-    `name`: the netdev's name or an altname. `speed` is that of the link now: none without carrier.
+    `name`: the netdev's name or an altname. `speed` is that of the link now: none without carrier. What any of
+    `exclude` is about stays out.
     """
 
     name: tuple[str, ...] = ()
@@ -88,6 +89,8 @@ class PfMatch(FunctionKeys):
     link_type: tuple[str, ...] = ()   # as `Link.kind`
     speed: tuple[SpeedRange, ...] = ()
     firmware_package: tuple[str, ...] = ()
+    exclude: tuple[PfMatch, ...] = ()
+    place: str = field(default="", compare=False)    # "pools.yaml:5:12"
 
     def mismatches(self, pf: PhysicalFunction) -> Iterator[str]:
         """A phrase for each key that does not match."""
@@ -112,6 +115,9 @@ class PfMatch(FunctionKeys):
             yield (f"firmwarePackage {_or(self.firmware_package)} is not "
                    f"{package or 'known: the driver does not say'}")
         yield from self._against(pf)
+        excluding = next((each for each in self.exclude if next(each.unlike(pf), None) is None), None)
+        if excluding is not None:
+            yield f"exclude takes it out{f', at {excluding.place}' if excluding.place else ''}"
 
     def matches(self, pf: PhysicalFunction) -> bool:
         return next(self.mismatches(pf), None) is None

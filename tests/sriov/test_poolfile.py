@@ -1,6 +1,8 @@
 """Pool files: every problem with its place, values as written, and never anything but a value or PoolFileErrors."""
 
+import re
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,7 @@ physicalFunctions:
   - match: {name: "/ens[12]f0/", mac: "b8:59:9F:*", speed: [">=25G", 10000], linkType: ether, rdma: true,
             firmwarePackage: ICE OS Default Package, path: 0000:00:01.0, acpiIndex: 101, class: network,
             node: [worker-1, "gpu-*"]}
+    exclude: [{mac: b8:59:9f:00:00:01}]
     numVfs: 8
 pools:
   - resource: sriov
@@ -94,7 +97,8 @@ pools:
         name=("/ens[12]f0/",), mac=("b8:59:9F:*",),
         speed=(SpeedRange(least=25000), SpeedRange(least=10000, most=10000)),
         link_type=("ether",), rdma=True, firmware_package=("ICE OS Default Package",), path=("0000:00:01.0",),
-        acpi_index=("101",), base_class=(FunctionClass.NETWORK,), node=("worker-1", "gpu-*"))),)
+        acpi_index=("101",), base_class=(FunctionClass.NETWORK,), node=("worker-1", "gpu-*"),
+        exclude=(PfMatch(mac=("b8:59:9f:00:00:01",)),))),)
     assert file.pools == (Pool(
         resource="intel.com/sriov", exclude=(Selector(driver=("mlx5*",)),), selectors=(
             Selector(on=PfMatch(address=("0000:03:00.0",), speed=(SpeedRange(most=10000),)),
@@ -112,6 +116,12 @@ def test_json_is_yaml():
     text = ('{"apiVersion": "vfpool.io/v1alpha1", "kind": "PoolFile",\n'
             ' "pools": [{"resource": "a", "select": [{"vendor": "8086"}]}]}')
     assert parse_pool_file(text, "p").pools[0].resource == "intel.com/a"
+
+
+def test_example_file_names_every_key():
+    text = EXAMPLE.read_text()
+    keys = {*PF_KEYS.split(", "), *FUNCTION_KEYS.split(", "), "pf", "vfs", "node", "exclude", "excludeTopology"}
+    assert not {key for key in keys if not re.search(rf"[# `]{key}\b", text)}
 
 
 def test_example_file_is_valid_and_gives_no_warning():
@@ -167,6 +177,9 @@ TABLE = [
 
 ENTRIES = [
     ("{numVfs: 8}", "4:5: physicalFunctions[0]: key 'match' is missing"),
+    ("{match: {name: a}, numVfs: 1, exclude: [{}]}",
+     (f"4:45: physicalFunctions[0].exclude[0]: expected at least one of {PF_KEYS}; to take all PFs, address: \"*\" "
+      "matches every one")),
     ("{match: {name: a}}", "4:5: physicalFunctions[0]: key 'numVfs' is missing"),
     ("{match: {}, numVfs: 8}",
      (f"4:13: physicalFunctions[0].match: expected at least one of {PF_KEYS}, node; to take all PFs, "
@@ -395,6 +408,16 @@ def test_exclude_that_takes_out_a_whole_selector():
          "out all that it selects"),)
 
 
+@pytest.mark.parametrize(("first", "second", "dead"), [
+    ("x", "x", True), ("x, y", "x", False), ("x", "x, y", False), (None, "x", True), ("x", None, False),
+])
+def test_entry_with_exclude(first, second, dead):
+    keys = ["" if names is None else f", exclude: [{{name: [{names}]}}]" for names in (first, second)]
+    entries = "".join(f"  - {{match: {{vendor: 8086}}, numVfs: 4{key}}}\n" for key in keys)
+    file = parse(f"physicalFunctions:\n{entries}")
+    assert bool(file.warnings) == dead
+
+
 def test_entry_that_is_never_used():
     file = parse("physicalFunctions:\n  - {match: {name: x*}, numVfs: 4}\n  - {match: {name: x1}, numVfs: 8}\n"
                  "  - {match: {name: [x1, y]}, numVfs: 8}\n")
@@ -445,7 +468,8 @@ pf_keys = {
     "firmware_package": several(st.sampled_from(["ICE OS Default Package", "é: x", "a*"])), **function_keys,
 }
 entries = st.builds(
-    PfEntry, match=st.builds(PfMatch, **pf_keys, **node_names).filter(lambda match: match != PfMatch()),
+    PfEntry, match=st.builds(PfMatch, **pf_keys, **node_names, exclude=several(st.builds(PfMatch, **pf_keys).filter(
+        lambda match: match != PfMatch()))).filter(lambda match: replace(match, exclude=()) != PfMatch()),
     num_vfs=st.integers(0, 65535), mtu=st.none() | st.integers(68, 65535))
 vfs = {"vfs": st.none() | spans.map(VfIndices.merge)}
 selectors = st.one_of(

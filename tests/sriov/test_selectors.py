@@ -198,6 +198,12 @@ def test_pf_keys_of_a_selector(keys, mismatches):
     assert list(Selector(on=PfMatch(**keys)).mismatches(function, function.vfs[0])) == expected
 
 
+def test_excluded_pf():
+    match = PfMatch(name=("ens*",), exclude=(PfMatch(mac=("03:*",)), PfMatch(speed=(SpeedRange(),), place="p:7:9")))
+    assert list(match.mismatches(rich())) == ["exclude takes it out, at p:7:9"]
+    assert match.matches(pf())
+
+
 def test_what_is_not_known_does_not_match():
     keys = PfMatch(speed=(SpeedRange(),), firmware_package=("*",), acpi_index=("*",), link_type=("ether",),
                    rdma=True)
