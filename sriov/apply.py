@@ -7,14 +7,15 @@ import subprocess
 import time
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from sriov.errors import HostError, Refused, SriovError
-from sriov.model import Host
+from sriov.model import Host, PhysicalFunction
 from sriov.netlink import Links
 from sriov.pci import PciAddress
-from sriov.plan import BindDriver, CreateVfs, InUse, plan_host
+from sriov.plan import BindDriver, CreateVfs, InUse, plan_host, wanted_driver
 from sriov.poolfile import PoolFile
-from sriov.pools import Driver
+from sriov.pools import Driver, Pool
 from sriov.sysfs import Sysfs
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def apply_pool_file(sysfs: Sysfs, pool_file: PoolFile, in_use: InUse,
                     tended: Container[PciAddress] = ()) -> tuple[str, ...]:
     """Make the host fit the file. Returns what was refused or failed, a sentence each; () is all done."""
     plan = plan_host(scan_host(sysfs), pool_file.physical_functions, pool_file.pools, in_use, tended)
-    problems = _each([_creation(sysfs, step) for step in plan.creations])
+    problems = _each([_creation(sysfs, step, pool_file.pools) for step in plan.creations])
     # What VFs there are now decides what to bind.
     plan = plan_host(scan_host(sysfs), pool_file.physical_functions, pool_file.pools, in_use, tended)
     by_pf: dict[str, list[BindDriver]] = {}
@@ -53,10 +54,10 @@ def _each(jobs: Sequence[Callable[[], list[str]]]) -> list[str]:
         return [problem for problems in pool.map(lambda job: job(), jobs) for problem in problems]
 
 
-def _creation(sysfs: Sysfs, step: CreateVfs) -> Callable[[], list[str]]:
+def _creation(sysfs: Sysfs, step: CreateVfs, pools: Sequence[Pool]) -> Callable[[], list[str]]:
     def job() -> list[str]:
         try:
-            _create_vfs(sysfs, step)
+            _create_vfs(sysfs, step, pools)
         except SriovError as error:
             return [f"cannot {step.describe()}: {error}"]
         log.info("done: %s", step.describe())
@@ -65,7 +66,7 @@ def _creation(sysfs: Sysfs, step: CreateVfs) -> Callable[[], list[str]]:
     return job
 
 
-def _create_vfs(sysfs: Sysfs, step: CreateVfs) -> None:
+def _create_vfs(sysfs: Sysfs, step: CreateVfs, pools: Sequence[Pool]) -> None:
     pf = step.pf
     if pf.link is None:
         raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
@@ -77,11 +78,21 @@ def _create_vfs(sysfs: Sysfs, step: CreateVfs) -> None:
     sysfs.write_autoprobe(pf.address, False)
     try:
         sysfs.write_num_vfs(pf.address, step.count)
+        _override_drivers(sysfs, pf, pools)
     finally:
         sysfs.write_autoprobe(pf.address, probing)
     made = sysfs.read_num_vfs(pf.address)
     if made != step.count:
         raise HostError(f"the driver made {made}")
+
+
+def _override_drivers(sysfs: Sysfs, pf: PhysicalFunction, pools: Sequence[Pool]) -> None:
+    """Keep new VFs from a driver that they would lose again, such as one that udev loads when it sees them."""
+    made = replace(sysfs.scan_pf(pf.address, ()), link=pf.link)
+    for vf in made.vfs:
+        driver = wanted_driver(made, vf, pools)
+        if driver is not None and driver != Driver.KERNEL:
+            sysfs.set_driver_override(vf.address, driver)
 
 
 def _bindings(sysfs: Sysfs, steps: Sequence[BindDriver], in_use: InUse) -> Callable[[], list[str]]:

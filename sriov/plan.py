@@ -65,7 +65,7 @@ def plan_host(host: Host, entries: Sequence[PfEntry], pools: Sequence[Pool], in_
         elif pf.num_vfs != entry.num_vfs:
             creations.append(CreateVfs(pf=pf, count=entry.num_vfs, mtu=entry.mtu))
         for vf in pf.vfs:
-            driver = _wanted_driver(pf, vf, pools)
+            driver = wanted_driver(pf, vf, pools)
             if driver is None or vf.address in tended:
                 continue
             if in_use(vf):
@@ -96,7 +96,7 @@ def _check_count(pf: PhysicalFunction, entry: PfEntry, in_use: InUse) -> str | N
     return None
 
 
-def _wanted_driver(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -> Driver | None:
+def wanted_driver(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -> Driver | None:
     """The driver that the VF should have and has not; None where it may stay as it is."""
     pool = find_pool(pf, vf, pools)
     if pool is not None and pool.driver is not None:

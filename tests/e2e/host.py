@@ -93,7 +93,9 @@ class Host:
         labels = {"io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.namespace": namespace,
                   "io.kubernetes.pod.name": name}
         wanted = ",".join(f'labels."{label}"=={value}' for label, value in labels.items())    # a comma means "and"
-        (sandbox,) = self._node.sh(f"ctr -n k8s.io containers list -q '{wanted}'").split()
+        made = self._node.sh(f"ctr -n k8s.io containers list -q '{wanted}'").split()
+        # One that got no network stays listed for a while; it never ran.
+        (sandbox,) = set(made) & set(self._node.sh("ctr -n k8s.io tasks list -q").split())
         info = json.loads(self._node.sh(f"ctr -n k8s.io containers info {sandbox}"))
         (path,) = [entry["path"] for entry in info["Spec"]["linux"]["namespaces"] if entry["type"] == "network"]
         return str(path).rpartition("/")[2]

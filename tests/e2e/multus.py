@@ -51,6 +51,7 @@ class Multus:
     def _install_thin(self) -> None:
         kubeconfig = self._plane.kubeconfig("multus", common_name="multus", server=self._plane.guest_server)
         self._node.channel.copy_in(kubeconfig, KUBECONFIG)
+        self._node.sh(f"sync {KUBECONFIG}")      # a power cut comes before the kernel writes it by itself
         self._node.install_cni("/peers/multus")
         master = json.loads(self._node.sh(f"cat {MASTER}"))
         self._node.set_cni_conf(CONF, json.dumps({

@@ -127,7 +127,7 @@ class Node:
         # Not as a whole name until it is complete: the runtime watches the folder.
         draft = f"{CNI_CONF}/.{name}.draft"
         self._write(draft, text)
-        self.sh(f"mv {shlex.quote(draft)} {shlex.quote(f'{CNI_CONF}/{name}')}")
+        self._rename(draft, f"{CNI_CONF}/{name}")
 
     def remove_cni_conf(self, name: str) -> None:
         self.sh(f"rm -f {shlex.quote(f'{CNI_CONF}/{name}')}")
@@ -135,7 +135,12 @@ class Node:
     def install_cni(self, source: str) -> None:
         """A CNI executable of the guest (/peers/...) among those that the runtime finds, under its name."""
         name = Path(source).name
-        self.sh(f"cp {shlex.quote(source)} {CNI_BIN}/.{name} && mv {CNI_BIN}/.{name} {CNI_BIN}/{name}")
+        self.sh(f"cp {shlex.quote(source)} {CNI_BIN}/.{name}")
+        self._rename(f"{CNI_BIN}/.{name}", f"{CNI_BIN}/{name}")
+
+    def _rename(self, draft: str, name: str) -> None:
+        # Without it a power cut in the next half minute leaves an empty file under the new name.
+        self.sh(f"sync {shlex.quote(draft)} && mv {shlex.quote(draft)} {shlex.quote(name)}")
 
     # -- making -----------------------------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ from tests.support.node import wait_for
 
 pytestmark = pytest.mark.e2e
 
-ALLOCATABLE = 30.0    # seconds from node Ready until every VF is allocatable
-REPLICAS = 3
+# Seconds from node Ready until every VF is allocatable. On one emulated CPU: 12 until the kubelet has the agent's
+# container started, 9 in which Python starts there, 15 to make and bind 21 VFs while the other pods start.
+ALLOCATABLE = 90.0
+REPLICAS = 2
 
 
 def test_reboot(multus: Cluster) -> None:
@@ -25,6 +27,8 @@ def test_reboot(multus: Cluster) -> None:
     before = container_ids(multus)
     assert len(multus.host.records()) == REPLICAS + 1
 
+    # host-local does not see to that, as the agent does for its records: a lease that is empty is never given back.
+    multus.node.sh("sync /var/lib/cni/networks/after/*")
     old = known_boot(multus)
     multus.node.reset()
     wait_for("a status of the new boot", lambda: known_boot(multus) != old, 120, POLL)

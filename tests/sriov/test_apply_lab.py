@@ -34,8 +34,8 @@ def pf():
     node.run("udevadm", "settle")
 
 
-def apply(pf, driver):
-    return apply_pool_file(Sysfs(), parse_pool_file(f"""
+def apply(pf, driver, sysfs=None):
+    return apply_pool_file(sysfs or Sysfs(), parse_pool_file(f"""
 apiVersion: vfpool.io/v1alpha1
 kind: PoolFile
 physicalFunctions:
@@ -75,6 +75,23 @@ def test_a_vf_keeps_its_driver_while_a_process_has_it_open(pf):
         assert [each.driver for each in vfs_of(pf)] == ["vfio-pci", *["igbvf" for _ in others]]
     assert apply(pf, "kernel") == ()
     assert {each.driver for each in vfs_of(pf)} == {"igbvf"}
+
+
+class Watching(Sysfs):
+    """Keeps what drivers may probe the VFs at the moment when the kernel lets any driver probe them."""
+
+    def write_autoprobe(self, pf, enabled):
+        if enabled:
+            device = Path("/sys/bus/pci/devices", pf)
+            self.overrides = [(vf / "driver_override").read_text().strip() for vf in device.glob("virtfn*")]
+        super().write_autoprobe(pf, enabled)
+
+
+@pytest.mark.parametrize(("driver", "override"), [("vfio-pci", "vfio-pci"), ("kernel", "(null)")])
+def test_no_driver_probes_new_vfs_that_it_would_lose_again(pf, driver, override):
+    sysfs = Watching()
+    assert apply(pf, driver, sysfs) == ()
+    assert sysfs.overrides == [override] * COUNT
 
 
 @contextmanager
