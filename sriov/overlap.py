@@ -7,11 +7,10 @@ from dataclasses import fields
 
 from sriov.patterns import is_literal, matches
 from sriov.ranges import SpeedRange, VfIndices
-from sriov.selectors import FunctionKeys, PfMatch, Selector
+from sriov.selectors import PfMatch, Selector
 
 _HEX = ("address", "path", "vendor", "device", "mac")
 _ALWAYS_KNOWN = ("pf", "address", "path")    # "*" in these matches every function
-_FILED = ("pf", "name", "address", "acpi_index", "mac")
 # The class's own keys, in which most selectors differ, come first this way.
 _KEYS = {each: tuple(key.name for key in reversed(fields(each)) if key.compare) for each in (PfMatch, Selector)}
 
@@ -34,59 +33,63 @@ def crosses(earlier: Selector, later: Selector) -> bool:
 class Earlier:
     """Selectors in their order, to be asked for those that may cover or cross another one.
 
-    A selector is filed under each value of one key that holds nothing but literals: one that it covers has each
-    of its values of that key there, so that a thousand selectors are not compared with each other.
+    A selector is filed under each value of its first key that names something. One that it covers has that key too,
+    and its first value there is one of these, or a plain name that a pattern among them may match. So a thousand
+    selectors are not compared with each other.
     """
 
     def __init__(self) -> None:
-        self._filed: dict[tuple[str, object], list[int]] = {}
+        self._filed: dict[tuple[str, str], list[int]] = {}
+        self._patterns: dict[str, list[int]] = {}
         self._loose: list[int] = []
         self._count = 0
 
-    def add(self, selector: FunctionKeys) -> None:
+    def add(self, selector: PfMatch | Selector) -> None:
         """Remember it under the next number, from 0."""
-        anchor = next(_literals(selector), None)
-        if anchor is None:
+        key, values = next(((key, values) for key, values in _names(selector) if "*" not in values), ("", ()))
+        for value in values:
+            self._filed.setdefault((key, value.lower()), []).append(self._count)
+        if not values:
             self._loose.append(self._count)
-        else:
-            name, values = anchor
-            for value in values:
-                self._filed.setdefault((name, _fold(name, value)), []).append(self._count)
+        elif not all(is_literal(value) for value in values):
+            self._patterns.setdefault(key, []).append(self._count)
         self._count += 1
 
-    def near(self, selector: FunctionKeys) -> list[int]:
+    def near(self, selector: PfMatch | Selector) -> list[int]:
         """The numbers of those that may cover or cross this one, in order."""
         found = set(self._loose)
-        for name in _FILED:
-            if values := getattr(selector, name, ()):
-                found.update(self._filed.get((name, _fold(name, values[0])), ()))
+        for key, values in _names(selector):
+            found.update(self._filed.get((key, values[0].lower()), ()))
+            if is_literal(values[0]):
+                found.update(self._patterns.get(key, ()))
         return sorted(found)
 
 
-def _literals(selector: FunctionKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for name in _FILED:
-        values = getattr(selector, name, ())
-        if values and all(is_literal(value) for value in values):
-            yield name, values
+def _names(selector: PfMatch | Selector) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The keys that tell selectors apart best, those that are given."""
+    keys = {"address": selector.address, "acpi_index": selector.acpi_index}
+    if isinstance(selector, Selector):
+        keys = {"pf": selector.pf, "on.name": selector.on.name, "on.address": selector.on.address, **keys}
+    else:
+        keys = {"name": selector.name, "mac": selector.mac, **keys}
+    return ((key, values) for key, values in keys.items() if values)
 
 
 def _given(value: object) -> bool:
     return value is not None and value != ()
 
 
-def _fold(name: str, value: object) -> object:
-    return value.lower() if name in _HEX and isinstance(value, str) else value
-
-
 def _covers_key(name: str, earlier: object, later: object) -> bool:
-    if earlier is later or not _given(earlier) or earlier == later:
+    if earlier is later or not _given(earlier):
+        return True
+    if isinstance(earlier, VfIndices):
+        return isinstance(later, VfIndices) and earlier.covers(later)
+    if earlier == later:
         return True
     if name == "exclude":
         return False
     if isinstance(earlier, PfMatch) and isinstance(later, PfMatch):
         return covers(earlier, later)
-    if isinstance(earlier, VfIndices) and isinstance(later, VfIndices):
-        return earlier.covers(later)
     if not isinstance(earlier, tuple) or not isinstance(later, tuple):
         return False
     if name in _ALWAYS_KNOWN and "*" in earlier:

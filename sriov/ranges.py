@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sriov.errors import InputError
@@ -49,16 +49,27 @@ class VfIndices:
     def __contains__(self, index: int) -> bool:
         return any(first <= index <= last for first, last in self.spans)
 
-    def meets(self, other: VfIndices) -> bool:
-        return any(a <= d and c <= b for a, b in self.spans for c, d in other.spans)
-
-    def covers(self, other: VfIndices) -> bool:
-        return all(any(a <= c and d <= b for a, b in self.spans) for c, d in other.spans)
-
     def __and__(self, other: VfIndices) -> VfIndices:
         """The indices that both have, maybe none."""
-        pairs = ((max(a, c), min(b, d)) for a, b in self.spans for c, d in other.spans)
-        return self.merge([(first, last) for first, last in pairs if first <= last])
+        return VfIndices(tuple(self._common(other)))
+
+    def meets(self, other: VfIndices) -> bool:
+        return any(True for _ in self._common(other))
+
+    def covers(self, other: VfIndices) -> bool:
+        return self & other == other
+
+    def _common(self, other: VfIndices) -> Iterator[tuple[int, int]]:
+        """The spans that both have: whichever ends first cannot meet what comes next in the other."""
+        mine, others = 0, 0
+        while mine < len(self.spans) and others < len(other.spans):
+            (first, last), (start, end) = self.spans[mine], other.spans[others]
+            if max(first, start) <= min(last, end):
+                yield max(first, start), min(last, end)
+            if last < end:
+                mine += 1
+            else:
+                others += 1
 
     def __str__(self) -> str:
         return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in self.spans)

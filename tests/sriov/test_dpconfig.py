@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sriov.documents import DocumentErrors
 from sriov.dpconfig import is_dp_config
+from sriov.jsonnodes import Number, Object, parse_json
 from sriov.model import Host
 from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
 from sriov.poolformat import format_pool_file
@@ -368,3 +370,51 @@ def test_any_resource_list_is_a_pool_file_or_problems(value):
 @given(st.text().map('{{"resourceList": [{}'.format))
 def test_any_text_is_a_pool_file_or_problems(text):
     value_or_problems(text)
+
+
+# ---- the JSON itself ------------------------------------------------------------------------------------
+
+
+def plain(node):
+    """What json.loads would give for it, numbers as they are written."""
+    if isinstance(node.value, Object):
+        return {key.value: plain(value) for key, value in node.value.members}
+    if isinstance(node.value, list):
+        return [plain(item) for item in node.value]
+    return node.value.text if isinstance(node.value, Number) else node.value
+
+
+def no_constant(text):
+    raise ValueError(text)
+
+
+JSON_LIKE = st.text('{}[]:,"\\ \n\t01-+.eE/bnu"truefalsn', max_size=20)
+
+
+@settings(deadline=None)
+@given(JSON_LIKE | st.text(max_size=8).filter(lambda text: not text.startswith("\ufeff")) | VALUES.map(json.dumps))
+@example("[1.]")
+@example("[-]")
+@example("NaN")
+@example('"\\ud83d\\ude00"')
+def test_json_is_what_the_standard_library_takes(text):
+    try:
+        expected = json.loads(text, parse_int=str, parse_float=str, parse_constant=no_constant)
+    except ValueError:
+        with pytest.raises(DocumentErrors):
+            parse_json(text, "f")
+    else:
+        assert plain(parse_json(text, "f")) == expected
+
+
+def places(node):
+    """Line and column of a node and of all in it, keys too, in the order of the text."""
+    yield node.line, node.column
+    members = node.value.members if isinstance(node.value, Object) else ()
+    for inner in node.value if isinstance(node.value, list) else (each for member in members for each in member):
+        yield from places(inner)
+
+
+def test_places_of_json():
+    text = '{\n\t"a": [true,\r\n  {"é😀": "b"}]\n}'
+    assert list(places(parse_json(text, "f"))) == [(1, 1), (2, 2), (2, 7), (2, 8), (3, 3), (3, 4), (3, 10)]

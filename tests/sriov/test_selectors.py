@@ -79,6 +79,17 @@ def test_indices_hold_what_their_spans_hold(pairs, index):
     assert (index in VfIndices.merge(pairs)) == any(first <= index <= last for first, last in pairs)
 
 
+@given(spans, spans)
+def test_indices_that_two_have(some, others):
+    one, other = VfIndices.merge(some), VfIndices.merge(others)
+    ends = {end + step for span in (*some, *others) for end in span for step in (-1, 0, 1)}
+    assert all((index in one & other) == (index in one and index in other) for index in ends)
+    assert one & other == other & one == VfIndices.merge((one & other).spans)
+    assert one.meets(other) == bool((one & other).spans)
+    assert one.covers(one & other)
+    assert one.covers(other) == all(index in one for index in ends if index in other)
+
+
 @given(st.one_of(st.text(), st.text("0123456789-, ", max_size=12)))
 def test_any_text_is_indices_or_an_input_error(text):
     result = attempt(VfIndices.parse, text)
