@@ -50,6 +50,7 @@ _FUNCTION_KEYS = ("address", "path", "vendor", "device", "driver", "numaNode", "
 _PF_KEYS = ("name", *_FUNCTION_KEYS, "mac", "linkType", "speed", "firmwarePackage")
 _MATCH_KEYS = (*_PF_KEYS, "node")
 _SELECTOR_KEYS = ("pf", "vfs", *_FUNCTION_KEYS, "node")
+_ASKED_OF_PF = {key: f"pf: {{{key}: ...}}" for key in _PF_KEYS if key not in _SELECTOR_KEYS}
 
 
 class PoolFileErrors(DocumentErrors):
@@ -140,7 +141,7 @@ def _parse_pool(item: Cursor, prefix: str) -> Pool:
 
 
 def _parse_selector(item: Cursor) -> Selector:
-    item.open_mapping(optional=_SELECTOR_KEYS)
+    item.open_mapping(optional=_SELECTOR_KEYS, elsewhere=_ASKED_OF_PF)
     on_mapping = "pf" in item and item["pf"].is_mapping
     indices = item.many("vfs", VfIndices.parse)
     selector = Selector(

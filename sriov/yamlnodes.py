@@ -6,7 +6,8 @@ that is there twice is a problem instead of its last value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 _MAX_DEPTH = 32
 _NO_ALIASES = "anchors and aliases are not supported; quote text that starts with * or &"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _NULL = "tag:yaml.org,2002:null"
 
 
@@ -102,8 +104,12 @@ class Cursor:
         if self._problems:
             raise DocumentErrors(self._problems)
 
-    def open_mapping(self, *, required: Sequence[str] = (), optional: Sequence[str] = ()) -> Cursor:
-        """Take this node as a mapping of these keys: from now on the getters with a key work."""
+    def open_mapping(self, *, required: Sequence[str] = (), optional: Sequence[str] = (),
+                     elsewhere: Mapping[str, str] = _NOTHING) -> Cursor:
+        """Take this node as a mapping of these keys: from now on the getters with a key work.
+
+        `elsewhere` has keys that are not among them, with what to write instead.
+        """
         allowed = [*required, *optional]
         if not isinstance(self._node, yaml.MappingNode):
             self.note(f"expected a mapping with {', '.join(allowed)}, got {_describe(self._node)}")
@@ -117,7 +123,8 @@ class Cursor:
             elif name in keys:
                 key.note(f"key {name!r} is here twice, first at {keys[name].place}")
             elif name not in allowed:
-                key.note(f"unknown key {name!r}{suggest(name, allowed)}")
+                instead = f", did you mean {elsewhere[name]!r}?" if name in elsewhere else suggest(name, allowed)
+                key.note(f"unknown key {name!r}{instead}")
             else:
                 keys[name] = key
                 path = f"{self.path}.{name}" if self.path else name

@@ -238,6 +238,12 @@ def test_losses_of_a_resource(keys, warnings):
     assert list(parse_selectors("{}", **keys).warnings) == [f"{AT}{warning}" for warning in warnings]
 
 
+def test_loss_beside_the_list():
+    file = parse('{"resourceList": [{"resourceName": "a", "selectors": {}}], "version": 1}')
+    assert file.pools[0].resource == "intel.com/a"
+    assert file.warnings == (f"{AT}60: file: unknown key 'version' has no effect, expected one of resourceList",)
+
+
 def test_keys_that_another_type_of_device_has():
     file = parse_selectors('{"pfNames": ["a"]}', deviceType="accelerator")
     assert file.warnings == ((f"{AT}55: resourceList[0].selectors: unknown key 'pfNames' has no effect, expected "

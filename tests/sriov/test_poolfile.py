@@ -247,7 +247,7 @@ POOLS = [
      ("4:42: pools[0].select[0].node: expected the name of a Kubernetes node like worker-1, or a glob like worker-*"
       ", got 'worker_1'")),
     ("{resource: a, select: [{pf: a, linkType: ether}]}",
-     f"4:36: pools[0].select[0]: unknown key 'linkType', expected one of pf, vfs, {FUNCTION_KEYS}, node"),
+     "4:36: pools[0].select[0]: unknown key 'linkType', did you mean 'pf: {linkType: ...}'?"),
     ("{select: [{pf: a}]}", "4:5: pools[0]: key 'resource' is missing"),
     ("{resource: a}", "4:5: pools[0]: key 'select' is missing"),
     ("{resource: a, select: []}", "4:27: pools[0].select: expected at least one item, got an empty list"),
