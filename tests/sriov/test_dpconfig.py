@@ -413,6 +413,10 @@ def test_json_is_what_the_standard_library_takes(text):
         assert plain(parse_json(text, "f")) == expected
 
 
+def test_depth_is_that_of_nesting():
+    assert plain(parse_json("[" + "[[]]," * 40 + "[]]", "f")) == [[[]]] * 40 + [[]]
+
+
 def places(node):
     """Line and column of a node and of all in it, keys too, in the order of the text."""
     yield node.line, node.column

@@ -356,6 +356,20 @@ pools:
         "pools.yaml:6:52: vfs 4-7 reaches VF 7 of ens1f0, but the entry at pools.yaml:4:5 makes 4",)
 
 
+@pytest.mark.parametrize(("entry", "selector", "warns"), [
+    ("", "", True), ("", ", node: a", True), (", node: a", ", node: a", True),
+    (", node: a", "", False), (", node: a", ", node: b", False),
+])
+def test_indices_that_no_entry_of_that_node_makes(entry, selector, warns):
+    file = parse(f"""\
+physicalFunctions:
+  - {{match: {{name: ens1f0{entry}}}, numVfs: 4}}
+pools:
+  - {{resource: a, select: [{{pf: {{name: ens1f0}}, vfs: 4-7{selector}}}]}}
+""")
+    assert bool(file.warnings) == warns
+
+
 NEVER = "pools.yaml:5:28: intel.com/b never gets a VF from this selector: the one at pools.yaml:4:28"
 
 
