@@ -1,0 +1,100 @@
+"""What a pool file asks for and a node does not have: warnings with the places of all that they are about."""
+
+import pytest
+
+from sriov.advice import warn_of_entries, warn_of_pools
+from sriov.model import Host
+from sriov.pci import PciAddress
+from sriov.pools import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.sysfs import Sysfs
+from tests.support.tree import Pf, Tree
+
+
+def scan(tmp_path, *pfs):
+    tree = Tree(tmp_path / "sys")
+    for pf in pfs:
+        tree.add(pf)
+    return Sysfs(tree.root).scan(tree.links)
+
+
+def some_host(tmp_path):
+    return scan(tmp_path, Pf("0000:3b:00.0", "ens1f0", num_vfs=4))
+
+
+def entry(num_vfs, place, **keys):
+    return PfEntry(match=PfMatch(**keys), num_vfs=num_vfs, place=place)
+
+
+def test_entries_against_the_host(tmp_path):
+    host = some_host(tmp_path)
+    entries = [entry(8, "p:4:5", name=("ens1f0",)), entry(2, "p:6:5", name=("ens*",)),
+               entry(2, "p:8:5", name=("eth0",)), entry(7, "p:9:5", address=(PciAddress("0000:99:00.0"),))]
+    assert list(warn_of_entries(entries, host)) == [
+        "p:4:5: numVfs is 8, PF 0000:3b:00.0 can have 7 at most",
+        "p:6:5: PF 0000:3b:00.0 belongs to the entry at p:4:5, which comes first",
+        "p:8:5: no PF of this node matches: name eth0 is not ens1f0",
+        "p:9:5: no PF of this node matches: address 0000:99:00.0 is not 0000:3b:00.0",
+    ]
+    assert list(warn_of_entries(entries[:1], Host())) == ["p:4:5: no PF of this node matches: it has none"]
+    assert list(warn_of_entries([entry(7, "", name=("*",))], host)) == []
+
+
+def test_pools_against_the_host(tmp_path):
+    host = some_host(tmp_path)
+    pools = [Pool(resource="a/all", selectors=(Selector(pf=("ens1f0",)),), place="p:4:5"),
+             Pool(resource="a/late", selectors=(Selector(vfs=VfIndices.parse("0")),), place="p:6:5"),
+             Pool(resource="a/none", selectors=(Selector(pf=("eth0",), vfs=VfIndices.parse("3")),), place="p:8:5")]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p:6:5: a/late gets no VF: all that it selects belong to a/all at p:4:5, which comes first",
+        "p:8:5: a/none gets no VF: pf eth0 is not ens1f0",
+    ]
+    assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [
+        "p:4:5: a/all gets no VF: this node has none"]
+
+
+def claims(*pools):
+    """Pools `a/0`, `a/1`... of one selector each, which are pairs of keys and excluded VFs."""
+    return [Pool(resource=f"a/{n}", place=f"p:{n}:5", selectors=(Selector(place=f"p:{n}:9", **keys),),
+                 exclude=tuple(Selector(vfs=VfIndices.parse(text), place=f"p:{n}:19") for text in exclude))
+            for n, (keys, *exclude) in enumerate(pools)]
+
+
+def vfs(text, **keys):
+    return {"vfs": VfIndices.parse(text), **keys}
+
+
+@pytest.mark.parametrize(("pools", "warnings"), [
+    # Each has some of its own, and they meet in VF 1 and 2 by keys that only the node can compare.
+    (claims((vfs("0-2", pf=("ens1f0",)),), (vfs("1-3", pf=("0000:3b:00.0",)),)),
+     ["p:1:9: a/1 does not get 0000:3b:02.1, 0000:3b:02.2: they belong to a/0 at p:0:9, which comes first"]),
+    (claims((vfs("0-2", pf=("ens1f0",)),), ({"device": ("10ca",)},)), []),        # the exception, then the rule
+    (claims((vfs("0-2"), "1-2"), (vfs("1-3"),)), []),
+    (claims((vfs("0-1"),), (vfs("2-3"),)), []),
+    (claims((vfs("0-3"), "0-3"),),
+     ["p:0:5: a/0 gets no VF: all that it selects are taken out by its exclude at p:0:19"]),
+    (claims((vfs("0-1"),), (vfs("2-3"),), (vfs("1-2"),)),
+     ["p:2:5: a/2 gets no VF: all that it selects belong to a/0 at p:0:5, a/1 at p:1:5, which come first"]),
+    (claims((vfs("0-3", node=("worker-*",)),)),
+     ["p:0:5: a/0 gets no VF: node worker-* is not known to be this one"]),
+])
+def test_pools_that_claim_each_other_s_vfs(tmp_path, pools, warnings):
+    host = some_host(tmp_path)
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == warnings
+
+
+def test_selector_that_gets_no_vf_though_its_pool_does(tmp_path):
+    host = some_host(tmp_path)
+    first, = claims((vfs("0-1", pf=("ens1f0",)),))
+    pools = [first, Pool(resource="a/b", place="p:3:5", selectors=(
+        Selector(pf=("0000:3b:00.0",), vfs=VfIndices.parse("1"), place="p:4:9"),
+        Selector(vfs=VfIndices.parse("3"), place="p:5:9")))]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p:4:9: a/b gets no VF from this selector: all that it selects belong to a/0 at p:0:9"]
+
+
+def test_an_entry_for_the_rest_is_no_mistake(tmp_path):
+    host = scan(tmp_path, Pf("0000:3b:00.0", "ens1f0"), Pf("0000:5e:00.0", "ens2f0"))
+    entries = [entry(4, "p:4:5", name=("ens1f0",)), entry(2, "p:6:5", name=("*",))]
+    assert list(warn_of_entries(entries, host)) == []
+    assert list(warn_of_entries(entries[::-1], host)) == [
+        "p:4:5: PF 0000:3b:00.0 belongs to the entry at p:6:5, which comes first"]
