@@ -24,14 +24,17 @@ from deviceplugin import deviceinfo
 from deviceplugin.inventory import Inventory
 from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.service import ServiceConfig, serve
-from sriov.apply import apply_pool_file, scan_host
+from sriov.apply import Terms, apply_pool_file, scan_host
 from sriov.errors import InputError, SriovError
+from sriov.executor import Executor
+from sriov.ledger import Ledger
 from sriov.model import VirtualFunction
 from sriov.netlink import LinkEvents
 from sriov.pci import PciAddress
 from sriov.plan import plan_host
 from sriov.poolfile import PoolFile, load_pool_file
 from sriov.pools import Assignment, assign
+from sriov.steps import BindDriver
 from sriov.udev import Udev, Uevents
 
 log = logging.getLogger("vfpool-agent")
@@ -59,7 +62,10 @@ def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = lo
     try:
         with open_kernel(settle=Udev().settle, trace=trace) as kernel, _attachments(kernel, args) as attachments:
             gc.freeze()      # what is there now stays: no collection looks at it again while a pod waits
-            asyncio.run(Agent(kernel, attachments, pool_file).run(_service_config(args)))
+            ledger = Ledger(args.state_dir, kernel.boot_id)
+            for damaged in ledger.damaged:
+                log.error("set aside a damaged record: %s", damaged)
+            asyncio.run(Agent(kernel, attachments, pool_file, ledger).run(_service_config(args)))
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -116,8 +122,9 @@ def _attachments(kernel: Kernel, args: argparse.Namespace) -> Iterator[Attachmen
 class Agent:
     """Keeps the host as the pool file says and the kubelet told of it."""
 
-    def __init__(self, kernel: Kernel, attachments: Attachments, pool_file: PoolFile) -> None:
+    def __init__(self, kernel: Kernel, attachments: Attachments, pool_file: PoolFile, ledger: Ledger) -> None:
         self._kernel = kernel
+        self._ledger = ledger
         self._attachments = attachments
         self._pool_file = pool_file
         self._inventory = Inventory()
@@ -183,13 +190,15 @@ class Agent:
 
     def _apply(self) -> tuple[str, ...]:
         entries, pools = self._pool_file.physical_functions, self._pool_file.pools
+        terms = Terms(in_use=self._in_use, tended=self._tended, ledger=self._ledger)
         try:
-            problems = apply_pool_file(self._kernel.sysfs, self._pool_file, self._in_use, self._tended)
+            problems = apply_pool_file(Executor(self._kernel.sysfs), self._pool_file, terms).problems
             host = scan_host(self._kernel.sysfs)
         except (SriovError, OSError) as error:
             return (f"cannot make the host fit the pool file: {error}",)
         # A VF that is in use has the wrong driver until its pod is gone: nobody chose that one.
-        wrong = {step.vf.address for step in plan_host(host, entries, pools, lambda _: False).bindings}
+        plan = plan_host(host, entries, pools, lambda _: False)
+        wrong = {step.vf.address for step in plan.steps if isinstance(step, BindDriver)}
         self._bound.put(frozenset(vf.address for vf in host.vfs if vf.address not in wrong))
         return problems
 

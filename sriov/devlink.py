@@ -11,7 +11,7 @@ import socket
 import struct
 from types import TracebackType
 
-from sriov.errors import Gone, HostError
+from sriov.errors import Gone, HostError, InputError, Refused
 from sriov.nlattr import HEADER, Attributes, attributes, text_attribute
 from sriov.nlsocket import NetlinkSocket
 from sriov.pci import PciAddress
@@ -19,9 +19,10 @@ from sriov.pci import PciAddress
 _NETLINK_GENERIC = 16
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
 _GENERIC_HEADER = struct.Struct("=BBH")     # command, version, reserved
+_MODE_ATTRIBUTE = struct.Struct("=HHHxx")   # length, type, u16, padding
 _VERSION = 1
 
-_CMD_ESWITCH_GET, _CMD_INFO_GET = 29, 51
+_CMD_ESWITCH_GET, _CMD_ESWITCH_SET, _CMD_INFO_GET = 29, 30, 51
 _ATTR_BUS_NAME, _ATTR_DEV_NAME, _ATTR_ESWITCH_MODE = 1, 2, 25
 _ATTR_INFO_VERSION_RUNNING, _ATTR_INFO_VERSION_NAME, _ATTR_INFO_VERSION_VALUE = 101, 103, 104
 
@@ -73,6 +74,26 @@ class Devlink:
             raise
         mode = None if answer is None else Attributes(answer).number(_ATTR_ESWITCH_MODE, "=H")
         return None if mode is None else _ESWITCH_MODES.get(mode, f"mode {mode}")
+
+    def set_eswitch_mode(self, address: PciAddress, mode: str) -> None:
+        """Make the NIC's switch `legacy` or `switchdev`; Refused where there is no devlink or no such switch."""
+        number = next((number for number, name in _ESWITCH_MODES.items() if name == mode), None)
+        if number is None:
+            raise InputError(f"expected an eswitch mode of {', '.join(_ESWITCH_MODES.values())}, got {mode!r}")
+        what = f"set eswitch mode {mode} of {address}"
+        if self._family is None:
+            raise Refused(f"cannot {what}: this kernel has no devlink")
+        body = _GENERIC_HEADER.pack(_CMD_ESWITCH_SET, _VERSION, 0)
+        body += text_attribute(_ATTR_BUS_NAME, "pci") + text_attribute(_ATTR_DEV_NAME, address)
+        body += _MODE_ATTRIBUTE.pack(6, _ATTR_ESWITCH_MODE, number)
+        try:
+            self._socket.change(self._family, body, what)
+        except Gone:
+            raise Refused(f"cannot {what}: its driver does not register with devlink") from None
+        except HostError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise Refused(f"cannot {what}: its driver has no eswitch modes") from None
+            raise
 
     def firmware_package(self, address: PciAddress) -> str | None:
         """Name of the protocol package that the firmware runs (Intel: DDP); None where the driver names none."""

@@ -2,108 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
+from sriov.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
 from sriov.model import Host, PhysicalFunction, VirtualFunction
 from sriov.pci import PciAddress
-from sriov.pools import Driver, PfEntry, Pool, find_pool
-
-InUse = Callable[[VirtualFunction], bool]
+from sriov.pools import Driver, PfEntry, Pool
+from sriov.state import ANY_VF, UNCHANGED, PfState, VfState, difference, settle, wanted_driver
+from sriov.steps import (
+    BindDriver,
+    MakeVfs,
+    PfStep,
+    SetEswitch,
+    SetPfMtu,
+    SetUp,
+    SetVfMtu,
+    SetVfSettings,
+    Step,
+    VfStep,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateVfs:
-    """Make `count` VFs on a PF that has none. The PF goes up first, with `mtu` where one is given."""
+class PfPlan:
+    """One PF: steps of its own first, then those of its VFs, in the order in which they have to be done."""
 
     pf: PhysicalFunction
-    count: int
-    mtu: int | None
+    pf_steps: tuple[PfStep, ...] = ()
+    vf_steps: tuple[VfStep, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
-    def describe(self) -> str:
-        return f"make {self.count} VFs on {pf_name(self.pf)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BindDriver:
-    vf: VirtualFunction
-    driver: Driver
-
-    def describe(self) -> str:
-        return f"bind VF {self.vf.address} to {self.driver} (now {self.vf.driver or 'none'})"
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.pf_steps, *self.vf_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`refused` holds a sentence for each wish that would take something away, with place and hint."""
+    """`pfs` are those with anything to do or to refuse."""
 
-    creations: tuple[CreateVfs, ...] = ()
-    bindings: tuple[BindDriver, ...] = ()
-    refused: tuple[str, ...] = ()
+    pfs: tuple[PfPlan, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(chain.from_iterable(each.steps for each in self.pfs))
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        return tuple(chain.from_iterable(each.refused for each in self.pfs))
 
     def describe(self) -> tuple[str, ...]:
-        steps: tuple[CreateVfs | BindDriver, ...] = (*self.creations, *self.bindings)
-        return (*(step.describe() for step in steps), *self.refused)
+        return (*(step.describe() for step in self.steps), *map(str, self.refused))
 
 
 def plan_host(host: Host, entries: Sequence[PfEntry], pools: Sequence[Pool], in_use: InUse,
-              tended: Container[PciAddress] = ()) -> Plan:
+              tended: Container[PciAddress] = (), *, facts: Facts = NO_FACTS,
+              overrides: Collection[Override] = ()) -> Plan:
     """Steps for the PFs that an entry matches, first match wins; no other PF is ever written to.
 
     `tended` are VFs that had their driver chosen before: who changed it since had a reason.
-    Bindings are planned for the VFs that exist: after creations, scan and plan again.
+    VFs' steps are planned for the VFs that exist: after others were made, look and plan again.
     """
-    creations: list[CreateVfs] = []
-    bindings: list[BindDriver] = []
-    refused: list[str] = []
-    for pf in host.pfs:
-        entry = next((entry for entry in entries if entry.match.matches(pf)), None)
-        if entry is None:
+    guard = Guard(facts=facts, in_use=in_use, overrides=overrides)
+    plans = (plan_pf(pf, settle(pf, entry, pools), guard, tended, entry.place)
+             for pf in host.pfs if (entry := find_entry(pf, entries)) is not None)
+    return Plan(pfs=tuple(plan for plan in plans if plan.steps or plan.refused))
+
+
+def find_entry(pf: PhysicalFunction, entries: Sequence[PfEntry]) -> PfEntry | None:
+    """The entry that a PF belongs to: the first that matches."""
+    return next((entry for entry in entries if entry.match.matches(pf)), None)
+
+
+def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container[PciAddress] = (),
+            place: str = "") -> PfPlan:
+    """What makes the PF and the VFs that it has now as `wish` says; `place` is where that was written."""
+    refused: list[Refusal] = []
+    pf_steps: list[PfStep] = []
+    named = name_wish(place, _name_change(pf, wish), pf)
+    if wish.num_vfs > pf.total_vfs:
+        refused.append(Refusal(pf=pf.address, message=(
+            f"{named}: it can have at most {pf.total_vfs} (sriov_totalvfs)")))
+    else:
+        pf_steps = list(_plan_own(pf, wish))
+        refused.extend(guard.check_pf(pf, pf_steps, named))
+        if refused:
+            pf_steps = []
+    vf_steps: list[VfStep] = []
+    for vf in pf.vfs if not any(isinstance(step, MakeVfs) for step in pf_steps) else ():
+        if vf.address in tended:
             continue
-        if (refusal := _check_count(pf, entry, in_use)) is not None:
-            refused.append(refusal)
-        elif pf.num_vfs != entry.num_vfs:
-            creations.append(CreateVfs(pf=pf, count=entry.num_vfs, mtu=entry.mtu))
-        for vf in pf.vfs:
-            driver = wanted_driver(pf, vf, pools)
-            if driver is None or vf.address in tended:
-                continue
-            if in_use(vf):
-                refused.append(f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use "
-                               "(hint: it is bound again once its pod is gone)")
-            else:
-                bindings.append(BindDriver(vf=vf, driver=driver))
-    return Plan(creations=tuple(creations), bindings=tuple(bindings), refused=tuple(refused))
+        steps, refusals = _plan_vf(pf, vf, wish.vfs.get(vf.index, ANY_VF), guard)
+        vf_steps.extend(steps)
+        refused.extend(refusals)
+    return PfPlan(pf=pf, pf_steps=tuple(pf_steps), vf_steps=tuple(vf_steps), refused=tuple(refused))
 
 
-def pf_name(pf: PhysicalFunction) -> str:
-    return f"PF {pf.link.name} ({pf.address})" if pf.link else f"PF {pf.address}"
+def _name_change(pf: PhysicalFunction, wish: PfState) -> str:
+    """The key of the pool file that asks for a change of the PF."""
+    if wish.num_vfs != pf.num_vfs:
+        return f"numVfs {wish.num_vfs}"
+    if wish.eswitch not in (None, pf.eswitch):
+        return f"eswitch {wish.eswitch}"
+    return f"mtu {wish.mtu}"
 
 
-def _check_count(pf: PhysicalFunction, entry: PfEntry, in_use: InUse) -> str | None:
-    wish = f"{entry.place}: numVfs {entry.num_vfs} on {pf_name(pf)}"
-    if entry.num_vfs > pf.total_vfs:
-        return f"{wish}: it can have at most {pf.total_vfs} (sriov_totalvfs)"
-    if pf.num_vfs not in (0, entry.num_vfs):
-        used = [vf.address for vf in pf.vfs if in_use(vf)]
-        state = f"it has {pf.num_vfs}, in use are {_listed(used)}" if used else f"it has {pf.num_vfs}, none in use"
-        hint = ("end the pods that use them first" if used
-                else f"write 0 to /sys/bus/pci/devices/{pf.address}/sriov_numvfs first")
-        return f"{wish}: {state}, and the kernel changes the number only by removing all of them (hint: {hint})"
-    if pf.num_vfs and entry.mtu is not None and pf.link is not None and pf.link.mtu != entry.mtu:
-        return (f"{entry.place}: mtu {entry.mtu} on {pf_name(pf)}: it has {pf.link.mtu}, and VFs that would "
-                "lose their link")
-    return None
+def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
+    eswitch = wish.eswitch not in (None, pf.eswitch)
+    if pf.num_vfs and (eswitch or pf.num_vfs != wish.num_vfs):
+        yield MakeVfs(pf=pf, count=0)
+        pf = replace(pf, num_vfs=0, vfs=())
+    if eswitch and wish.eswitch is not None:
+        yield SetEswitch(pf=pf, mode=wish.eswitch)
+    if wish.mtu is not None and pf.link is not None and pf.link.mtu != wish.mtu:
+        yield SetPfMtu(pf=pf, mtu=wish.mtu)
+    if pf.num_vfs != wish.num_vfs:
+        if wish.num_vfs and pf.link is not None and not pf.link.up:
+            yield SetUp(pf=pf)
+            pf = replace(pf, link=replace(pf.link, up=True))
+        yield MakeVfs(pf=pf, count=wish.num_vfs)
+    if wish.up is not None and pf.link is not None and pf.link.up != wish.up:
+        yield SetUp(pf=pf, up=wish.up)
 
 
-def wanted_driver(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -> Driver | None:
-    """The driver that the VF should have and has not; None where it may stay as it is."""
-    pool = find_pool(pf, vf, pools)
-    if pool is not None and pool.driver is not None:
-        return pool.driver if pool.driver.find_fault(vf) else None
-    # VFs are made with autoprobe off; those that no pool has an opinion on get the kernel's choice.
-    return Driver.KERNEL if vf.driver is None else None
-
-
-def _listed(addresses: Sequence[PciAddress]) -> str:
-    return ", ".join(addresses)
+def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, guard: Guard,
+             ) -> tuple[Sequence[VfStep], Sequence[Refusal]]:
+    driver = wanted_driver(wish, vf)
+    if guard.in_use(vf):
+        # What a pod set on its VF, or the CNI for it, is theirs; only a driver that it should not have is news.
+        if driver is None:
+            return (), ()
+        return (), (Refusal(pf=pf.address, hint="it is bound again once its pod is gone", message=(
+            f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use")),)
+    steps: list[VfStep] = []
+    current = guard.facts.settings.get(vf.address)
+    if current is not None and wish.settings != UNCHANGED and (
+            changes := difference(wish.settings, current)) is not None:
+        steps.append(SetVfSettings(pf=pf, vf=vf, settings=changes, before=current))
+    if driver is not None:
+        steps.append(BindDriver.to(vf, driver))
+    elif wish.settings.mac is not None and vf.link is not None and vf.link.mac != wish.settings.mac:
+        # A driver takes over what the PF has set when it is bound, some only then.
+        steps.append(BindDriver.to(vf, wish.driver or Driver.KERNEL))
+    elif wish.mtu is not None and vf.link is not None and vf.link.mtu != wish.mtu:
+        steps.append(SetVfMtu(vf=vf, mtu=wish.mtu))
+    named = "; ".join(step.describe() for step in steps)
+    refused = tuple(guard.check_vf(pf, vf, steps, named))
+    return ((), refused) if refused else (steps, ())

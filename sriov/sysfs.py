@@ -118,6 +118,14 @@ class Sysfs:
             raise self._failure(f"cannot read the driver of {address}", address, error) from error
         return driver
 
+    def read_driver_override(self, address: PciAddress) -> str | None:
+        """The one driver that may bind to the device, None: any that fits. Raises Gone, HostError."""
+        try:
+            text = read(f"{self._devices}/{address}/driver_override")
+        except OSError as error:
+            raise self._failure(f"cannot read the driver override of {address}", address, error) from error
+        return None if text in ("", "(null)") else text      # as driver_override_show prints no string
+
     def is_enabled(self, address: PciAddress) -> bool:
         """Whether a driver enabled the device (pci_enable_device) and did not disable it since.
 

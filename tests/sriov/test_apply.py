@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from sriov.apply import apply_pool_file, scan_host
+from sriov.apply import Terms, apply_pool_file, scan_host
+from sriov.executor import Executor
 from sriov.poolfile import parse_pool_file
 from sriov.sysfs import Sysfs
 from tests.support.tree import Pf, Tree
@@ -67,7 +68,8 @@ def tree(tmp_path):
 
 
 def apply(sysfs, body, used=()):
-    return apply_pool_file(sysfs, pool_file(body), lambda vf: vf.address in used)
+    terms = Terms(in_use=lambda vf: vf.address in used)
+    return apply_pool_file(Executor(sysfs), pool_file(body), terms).problems
 
 
 # ---- binding --------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def test_one_vf_that_fails_stops_no_other(tree):
     sysfs = Recording(tree)
     (problem,) = apply(sysfs, ALL_OF_A + f"  - {{match: {{address: '{B}'}}, numVfs: 1}}\n" + pools("vfio-pci"))
     assert problem == (
-        f"cannot bind VF {first} to vfio-pci (now igbvf): cannot set the driver override of {first} to vfio-pci: "
+        f"cannot bind VF {first} to vfio-pci (now igbvf): cannot read the driver override of {first}: "
         f"{tree.path(first, 'driver_override')}: EISDIR")
     assert [sysfs.read_driver(vf) for vf in (first, second, third)] == ["igbvf", "vfio-pci", "vfio-pci"]
 

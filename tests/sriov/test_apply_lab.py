@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sriov.apply import apply_pool_file
+from sriov.apply import Terms, apply_pool_file
+from sriov.executor import Executor
 from sriov.poolfile import parse_pool_file
 from sriov.sysfs import Sysfs
 from tests.support import node
@@ -35,14 +36,14 @@ def pf():
 
 
 def apply(pf, driver, sysfs=None):
-    return apply_pool_file(sysfs or Sysfs(), parse_pool_file(f"""
+    return apply_pool_file(Executor(sysfs or Sysfs()), parse_pool_file(f"""
 apiVersion: vfpool.io/v1alpha1
 kind: PoolFile
 physicalFunctions:
   - {{match: {{address: '{pf.address}'}}, numVfs: {COUNT}}}
 pools:
   - {{resource: sriov, driver: {driver}, select: [{{pf: '{pf.link.name}'}}]}}
-""", "pools.yaml"), lambda vf: False)
+""", "pools.yaml"), Terms(in_use=lambda vf: False)).problems
 
 
 def vfs_of(pf):

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sriov.guards import Facts, Override
 from sriov.model import Host, Link, PhysicalFunction, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.plan import BindDriver, CreateVfs, Plan, plan_host
+from sriov.plan import PfPlan, Plan, plan_host
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+from sriov.steps import BindDriver, Disturbs, MakeVfs, SetPfMtu
 
 A, B = PciAddress("0000:3b:00.0"), PciAddress("0000:5e:00.0")
 VFIO = Driver("vfio-pci")
@@ -41,8 +43,16 @@ def pool(driver=None, vfs=None, resource="intel.com/sriov"):
     return Pool(resource=resource, selectors=(Selector(vfs=vfs and VfIndices.parse(vfs)),), driver=driver)
 
 
-def plan(pfs, entries, pools=(), used=()):
-    return plan_host(Host(pfs=tuple(pfs)), entries, pools, lambda vf: vf.address in used)
+def plan(pfs, entries, pools=(), used=(), **terms):
+    return plan_host(Host(pfs=tuple(pfs)), entries, pools, lambda vf: vf.address in used, **terms)
+
+
+def said(made):
+    return tuple(map(str, made.refused))
+
+
+def makings(made):
+    return [(step.pf.address, step.count) for step in made.steps if isinstance(step, MakeVfs)]
 
 
 # ---- how many VFs -----------------------------------------------------------------------------------------
@@ -51,8 +61,18 @@ def plan(pfs, entries, pools=(), used=()):
 def test_vfs_are_made_where_there_are_none():
     empty = pf(A, "ens1f0")
     made = plan([empty], [entry(4, mtu=9000)])
-    assert made == Plan(creations=(CreateVfs(pf=empty, count=4, mtu=9000),))
-    assert made.describe() == ("make 4 VFs on PF ens1f0 (0000:3b:00.0)",)
+    assert made == Plan(pfs=(PfPlan(pf=empty, pf_steps=(
+        SetPfMtu(pf=empty, mtu=9000), MakeVfs(pf=empty, count=4))),))
+    assert made.describe() == (
+        "set MTU 9000 on PF ens1f0 (0000:3b:00.0) (now 1500)", "make 4 VFs on PF ens1f0 (0000:3b:00.0)")
+    assert {step.disturbs for step in made.steps} == {Disturbs.NOTHING}
+
+
+def test_a_pf_that_is_down_is_set_up_before_vfs_are_made():
+    down = replace(pf(A, "ens1f0"), link=link(2, "ens1f0", up=False))
+    assert plan([down], [entry(4)]).describe() == (
+        "set PF ens1f0 (0000:3b:00.0) up", "make 4 VFs on PF ens1f0 (0000:3b:00.0)")
+    assert plan([down], [entry(0)]) == Plan()
 
 
 def test_no_entry_no_touch():
@@ -62,7 +82,7 @@ def test_no_entry_no_touch():
 
 def test_the_first_entry_that_matches_counts():
     made = plan([pf(A, "ens1f0"), pf(B, "ens2f0")], [entry(1, "ens1f0"), entry(2, "ens*"), entry(3)])
-    assert [(step.pf.address, step.count) for step in made.creations] == [(A, 1), (B, 2)]
+    assert makings(made) == [(A, 1), (B, 2)]
 
 
 def test_what_is_there_already_is_nothing_to_do():
@@ -74,35 +94,61 @@ def test_what_is_there_already_is_nothing_to_do():
 @pytest.mark.parametrize("wanted", [0, 1, 3])
 def test_another_number_is_refused_while_there_are_vfs(wanted):
     full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
-    sentence = (
-        f"pools.yaml:5:5: numVfs {wanted} on PF ens1f0 (0000:3b:00.0): it has 2, none in use, and the kernel "
-        "changes the number only by removing all of them (hint: write 0 to "
-        "/sys/bus/pci/devices/0000:3b:00.0/sriov_numvfs first)")
-    assert plan([full], [entry(wanted)]) == Plan(refused=(sentence,))
-    (refused,) = plan([full], [entry(wanted)], used=[vf(A, 1).address]).refused
+    made = plan([full], [entry(wanted)])
+    assert (made.steps, said(made)) == ((), (
+        (f"pools.yaml:5:5: numVfs {wanted} on PF ens1f0 (0000:3b:00.0): it has 2, none in use, and the kernel "
+         "changes the number only by removing all of them (hint: write 0 to "
+         "/sys/bus/pci/devices/0000:3b:00.0/sriov_numvfs first; to do it all the same: override disturb-vfs)"),))
+    (refused,) = said(plan([full], [entry(wanted)], used=[vf(A, 1).address]))
     assert "it has 2, in use are 0000:3b:02.1, and the kernel" in refused
-    assert "(hint: end the pods that use them first)" in refused
+    assert "(hint: end the pods that use them first; to do it all the same: override in-use)" in refused
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 3])
+def test_another_number_by_its_override(wanted):
+    full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
+    made = plan([full], [entry(wanted)], overrides=[Override.DISTURB_VFS])
+    assert makings(made) == [(A, 0), *([(A, wanted)] if wanted else [])]
+    assert made.refused == ()
+    assert made.steps[0].disturbs == Disturbs.ALL_VFS
+    used = [vf(A, 1).address]
+    assert plan([full], [entry(wanted)], used=used, overrides=[Override.DISTURB_VFS]).steps == ()
+    assert makings(plan([full], [entry(wanted)], used=used, overrides=[Override.IN_USE])) == makings(made)
+
+
+def test_no_override_removes_a_vf_that_a_process_has_open():
+    """The write would hang in the kernel until that process ends."""
+    full = pf(A, "ens1f0", vf(A, 0, "vfio-pci"))
+    made = plan([full], [entry(2)], facts=Facts(opened={full.vfs[0].address}), overrides=set(Override))
+    (refused,) = made.refused
+    assert (made.steps, refused.override) == ((), None)
+    assert str(refused) == (
+        "pools.yaml:5:5: numVfs 2 on PF ens1f0 (0000:3b:00.0): a process has 0000:3b:02.0 open (hint: end the pods "
+        "or the processes that use them)")
 
 
 def test_more_than_the_pf_can_have():
     for made in (pf(A, None, total=7), pf(A, "ens1f0", vf(A, 0))):
         matching = PfEntry(match=PfMatch(address=(A,)), num_vfs=8, place="pools.yaml:5:5")
-        (refused,) = plan([made], [matching]).refused
+        (refused,) = said(plan([made], [matching]))
         assert refused.startswith("pools.yaml:5:5: numVfs 8 on PF ")
         assert refused.endswith("it can have at most 7 (sriov_totalvfs)")
-        assert plan([made], [matching]).creations == ()
+        assert plan([made], [matching]).steps == ()
 
 
 def test_an_mtu_that_would_cost_vfs_their_link():
     full = pf(A, "ens1f0", vf(A, 0), vf(A, 1))
     assert plan([full], [entry(2, mtu=1500)]) == Plan()
-    assert plan([full], [entry(2, mtu=9000)]).refused == (
-        "pools.yaml:5:5: mtu 9000 on PF ens1f0 (0000:3b:00.0): it has 1500, and VFs that would lose their link",)
+    assert said(plan([full], [entry(2, mtu=9000)])) == (
+        ("pools.yaml:5:5: mtu 9000 on PF ens1f0 (0000:3b:00.0): that takes the link from its 2 VFs for a moment, "
+         "none in use (hint: remove its VFs first; to do it all the same: override disturb-vfs)"),)
+    (step,) = plan([full], [entry(2, mtu=1400)], overrides=[Override.DISTURB_VFS]).steps
+    assert step == SetPfMtu(pf=full, mtu=1400)
 
 
 def test_one_refusal_stops_no_other_pf():
     made = plan([pf(A, "ens1f0", vf(A, 0)), pf(B, "ens2f0")], [entry(4)])
-    assert [step.pf.address for step in made.creations] == [B]
+    assert makings(made) == [(B, 4)]
     assert len(made.refused) == 1
 
 
@@ -110,7 +156,7 @@ def test_one_refusal_stops_no_other_pf():
 
 
 def bound(made):
-    return {step.vf.index: str(step.driver) for step in made.bindings}
+    return {step.vf.index: str(step.driver) for step in made.steps if isinstance(step, BindDriver)}
 
 
 def test_drivers():
@@ -118,7 +164,8 @@ def test_drivers():
     pools = [pool(VFIO, "0-2"), pool(Driver.KERNEL, "3", "intel.com/other")]
     made = plan([host], [entry(4)], pools)
     assert bound(made) == {0: "vfio-pci", 2: "vfio-pci", 3: "kernel"}
-    assert made.bindings[0] == BindDriver(vf=host.vfs[0], driver=VFIO)
+    assert made.steps[0] == BindDriver(vf=host.vfs[0], driver=VFIO, override="vfio-pci")
+    assert [step.disturbs for step in made.steps] == [Disturbs.VF, Disturbs.NOTHING, Disturbs.NOTHING]
     assert made.describe() == (
         "bind VF 0000:3b:02.0 to vfio-pci (now igbvf)", "bind VF 0000:3b:02.2 to vfio-pci (now none)",
         "bind VF 0000:3b:02.3 to kernel (now none)")
@@ -139,7 +186,7 @@ def test_a_vf_in_use_is_not_bound_away_from_its_pod():
     host = pf(A, "ens1f0", vf(A, 0, away=True), vf(A, 1))
     made = plan([host], [entry(2)], [pool(VFIO)], used=[host.vfs[0].address])
     assert bound(made) == {1: "vfio-pci"}
-    (refused,) = made.refused
+    (refused,) = said(made)
     assert refused == ("VF 0000:3b:02.0 is bound to igbvf, its pool wants vfio-pci: it is in use (hint: it is "
                        "bound again once its pod is gone)")
 
@@ -173,9 +220,81 @@ def test_no_plan_takes_anything_away(pfs, entries, pools, used_indices):
     used = {vf.address for pf in pfs for vf in pf.vfs if vf.index in used_indices}
     made = plan(pfs, entries, pools, used)
     matched = {pf.address for pf in pfs if any(each.match.matches(pf) for each in entries)}
-    assert {step.pf.address for step in made.creations} | {step.vf.pf for step in made.bindings} <= matched
-    assert all(step.pf.num_vfs == 0 and 0 < step.count <= step.pf.total_vfs for step in made.creations)
-    assert not {step.vf.address for step in made.bindings} & used
-    assert len(made.describe()) == len(made.creations) + len(made.bindings) + len(made.refused)
-    for step in made.bindings:
-        assert step.driver.find_fault(step.vf)
+    assert {each.pf.address for each in made.pfs} <= matched
+    for step in made.steps:
+        if isinstance(step, MakeVfs):
+            assert step.pf.num_vfs == 0
+            assert 0 < step.count <= step.pf.total_vfs
+        elif isinstance(step, BindDriver):
+            assert step.vf.address not in used
+            assert step.driver.find_fault(step.vf)
+        assert step.disturbs < Disturbs.ALL_VFS
+    assert len(made.describe()) == len(made.steps) + len(made.refused)
+
+
+# ---- guards ---------------------------------------------------------------------------------------------
+
+
+TIED = ("carries the default route (via bond0)", "port of bond0 (bond)")
+
+
+def overrides_named(made):
+    return [refusal.override for refusal in made.refused]
+
+
+def test_a_pf_that_the_node_needs():
+    tied = replace(pf(A, "ens1f0"), ties=TIED)
+    made = plan([tied], [entry(4)])
+    assert (made.steps, said(made)) == ((), (
+        ("pools.yaml:5:5: numVfs 4 on PF ens1f0 (0000:3b:00.0): the node itself needs it: carries the default "
+         "route (via bond0), port of bond0 (bond) (hint: use another PF; to do it all the same: override tied)"),))
+    assert makings(plan([tied], [entry(4)], overrides=[Override.TIED])) == [(A, 4)]
+    settled = replace(pf(A, "ens1f0", vf(A, 0)), ties=TIED)
+    assert plan([settled], [entry(1)]) == Plan()
+    assert bound(plan([settled], [entry(1)], [pool(VFIO)])) == {0: "vfio-pci"}
+
+
+def test_a_vf_that_the_node_needs():
+    tied = replace(vf(A, 0), ties=("has address 192.0.2.1/24",))
+    host = pf(A, "ens1f0", tied, vf(A, 1))
+    made = plan([host], [entry(2)], [pool(VFIO)])
+    assert bound(made) == {1: "vfio-pci"}
+    assert overrides_named(made) == [Override.TIED]
+    forced = plan([host], [entry(2)], [pool(VFIO)], overrides=[Override.TIED])
+    assert bound(forced) == {0: "vfio-pci", 1: "vfio-pci"}
+    assert overrides_named(plan([host], [entry(3)], overrides=[Override.DISTURB_VFS])) == [Override.TIED]
+
+
+def test_a_pf_whose_vfs_somebody_else_makes():
+    empty = pf(A, "ens1f0")
+    facts = Facts(claims={A: ("NetworkManager makes its VFs, /etc/x says", "netplan makes its VFs, /etc/y says")})
+    made = plan([empty], [entry(4, mtu=9000)], facts=facts)
+    assert (made.steps, overrides_named(made)) == ((), [Override.CLAIMED] * 2)
+    assert "NetworkManager makes its VFs, /etc/x says" in said(made)[0]
+    assert makings(plan([empty], [entry(4)], facts=facts, overrides=[Override.CLAIMED])) == [(A, 4)]
+    assert plan([pf(A, "ens1f0", vf(A, 0))], [entry(1)], facts=facts) == Plan()
+
+
+def test_vfs_that_somebody_else_made():
+    full = pf(A, "ens1f0", vf(A, 0), vf(A, 1, None))
+    facts = Facts(foreign={A})
+    made = plan([full], [entry(2)], [pool(VFIO)], facts=facts)
+    assert (bound(made), overrides_named(made)) == ({1: "vfio-pci"}, [Override.ADOPT])
+    adopted = plan([full], [entry(2)], [pool(VFIO)], facts=facts, overrides=[Override.ADOPT])
+    assert (bound(adopted), adopted.refused) == ({0: "vfio-pci", 1: "vfio-pci"}, ())
+    assert overrides_named(plan([full], [entry(1)], facts=facts)) == [Override.DISTURB_VFS, Override.ADOPT]
+
+
+def test_every_refusal_but_the_impossible_names_an_override_that_lifts_it():
+    full = replace(pf(A, "ens1f0", replace(vf(A, 0), ties=("x",)), vf(A, 1)), ties=TIED)
+    facts = Facts(foreign={A}, claims={A: ("somebody",)})
+    given: set[Override] = set()
+    for _ in Override:
+        refused = plan([full], [entry(4)], used=[vf(A, 1).address], facts=facts, overrides=given).refused
+        if not refused:
+            break
+        assert all(each.override not in given for each in refused)
+        given.add(refused[0].override)
+    forced = plan([full], [entry(4)], used=[vf(A, 1).address], facts=facts, overrides=given)
+    assert makings(forced) == [(A, 0), (A, 4)]
+    assert given == {Override.CLAIMED, Override.TIED, Override.IN_USE, Override.ADOPT}

@@ -1,0 +1,138 @@
+"""The folder with a record for each PF that vfpool changed: `<state>/pfs/<PCI address>.json`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sriov.errors import HostError, InputError
+from sriov.model import PhysicalFunction
+from sriov.ownership import Ownership, format_ownership, parse_ownership, take_over
+from sriov.pci import PciAddress
+from sriov.state import PfState
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Ledger:
+    """The records below `state`, of the boot `boot_id`. Threads may share it, each at another PF.
+
+    Every method raises HostError where the disk does not do its part: then nothing must be changed.
+    `damaged` names the files that could not be used; each is set aside under another name.
+    """
+
+    def __init__(self, state: Path, boot_id: str) -> None:
+        self._folder = state / "pfs"
+        self._boot_id = boot_id
+        self._guard = threading.Lock()
+        self._records: dict[PciAddress, Ownership] = {}
+        self.damaged: list[str] = []
+        self._load()
+
+    @classmethod
+    def open(cls, state: Path) -> Ledger:
+        """The records of this node's running boot."""
+        try:
+            return cls(state, BOOT_ID.read_text().strip())
+        except OSError as error:
+            raise HostError(f"cannot read {BOOT_ID}", errno=error.errno or 0) from None
+
+    @property
+    def records(self) -> Mapping[PciAddress, Ownership]:
+        with self._guard:
+            return dict(self._records)
+
+    def find(self, pf: PhysicalFunction) -> Ownership | None:
+        """The record of this very card."""
+        record = self.records.get(pf.address)
+        return record if record is not None and record.is_of(pf) else None
+
+    def find_changed(self, pf: PhysicalFunction) -> Ownership | None:
+        """The record of a PF that vfpool changed since the node booted."""
+        record = self.find(pf)
+        return record if record is not None and self.is_current(record) else None
+
+    def is_current(self, record: Ownership) -> bool:
+        """Whether what the record says of changes is about this boot."""
+        return record.boot_id == self._boot_id
+
+    def find_foreign(self, pfs: Iterable[PhysicalFunction]) -> frozenset[PciAddress]:
+        """The PFs that have VFs which are not vfpool's."""
+        return frozenset(pf.address for pf in pfs if pf.num_vfs
+                         and not ((record := self.find_changed(pf)) is not None and record.owns_vfs))
+
+    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool) -> None:
+        """Note on disk that the PF is about to be changed, and that `before` is how it is."""
+        record = take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs)
+        self._write(record)
+
+    def settle(self, pf: PhysicalFunction, reached: PfState) -> None:
+        """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed."""
+        record = self.find(pf)
+        if record is not None and record.last_good != reached:
+            self._write(replace(record, last_good=reached))
+
+    def forget(self, pf: PciAddress) -> None:
+        """It is as it was before; nothing to do where there is no record."""
+        try:
+            self._file(pf).unlink(missing_ok=True)
+            _sync(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HostError(f"cannot delete the record {self._file(pf)}", errno=error.errno or 0) from None
+        with self._guard:
+            self._records.pop(pf, None)
+
+    def _write(self, record: Ownership) -> None:
+        with self._guard:
+            if self._records.get(record.pf) == record:
+                return
+        path = self._file(record.pf)
+        draft = path.with_suffix(".new")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with draft.open("w") as file:
+                file.write(format_ownership(record))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync(self._folder)
+        except OSError as error:
+            raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from None
+        with self._guard:
+            self._records[record.pf] = record
+
+    def _load(self) -> None:
+        try:
+            paths = sorted(self._folder.glob("*.json"))
+            for path in paths:
+                self._read(path)
+        except OSError as error:
+            raise HostError(f"cannot read the records in {self._folder}", errno=error.errno or 0) from None
+
+    def _read(self, path: Path) -> None:
+        try:
+            record = parse_ownership(path.read_text())
+            if path.stem != record.pf:
+                raise InputError(f"it is about {record.pf}")
+        except (InputError, UnicodeDecodeError) as error:
+            path.replace(path.with_suffix(".damaged"))
+            self.damaged.append(f"{path}: {error}")
+        else:
+            self._records[record.pf] = record
+
+    def _file(self, pf: PciAddress) -> Path:
+        return self._folder / f"{pf}.json"
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename or a removal in the folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
