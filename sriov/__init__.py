@@ -4,5 +4,6 @@ Knows PFs, VFs and pools; knows nothing of kubelet, pods or CNI, and imports non
 Most modules are pure; tests/test_architecture.py names them. Kernel adapters, each thin and alone with its
 library: sysfs (files; it scans by scan and rdma), netlink (pyroute2) and devlink over nlsocket, udev (pyudev).
 discovery joins what they tell to one look at the node; knownfile keeps what is known of it over a restart.
-Only yamlnodes imports yaml. Only __main__ reads arguments and environment.
+Only yamlnodes (with places) and output (documents) import yaml. Only __main__ reads arguments and environment;
+what each command does is in nodecommands and changecommands.
 """

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cni.annotation import NETWORKS, NetworkRef, parse_networks
+from cni.record import parse_record
+from sriov import changecommands, nodecommands
+from sriov.completion import bash_script, read_commands
 from sriov.errors import InputError, SriovError
-from sriov.model import Link
-from sriov.poolfile import PoolFile, load_pool_file
-from sriov.pools import assign
-from sriov.report import (
-    assignment_document,
-    format_assignment,
-    format_host,
-    host_document,
-    warn_of_entries,
-    warn_of_pools,
-)
+from sriov.invocation import DONE, FAILED, WRONG_INPUT, Commands, Discover, Node, Owners
+from sriov.model import Host
+from sriov.output import FORMATS, Output
+from sriov.pci import PciAddress
 from sriov.sysfs import Sysfs
-
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
-
-LinkReader = Callable[[], tuple[Link, ...]]
+from sriov.tables import plain, tint
 
 
-def main(argv: Sequence[str] | None = None, *, read_links: LinkReader | None = None) -> int:
-    """Run one command; returns the exit status. `read_links` None: from the kernel."""
+def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None) -> int:
+    """Run one command; returns the exit status. `discover` None: the kernel of this node."""
     arguments = _parser().parse_args(argv)
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    output = Output(sys.stdout, sys.stderr, arguments.output, tint if coloured else plain)
+    node = Node(discover=discover or _discover, read_owners=_read_owners)
     try:
-        status: int = arguments.run(arguments, read_links or _read_links)
+        status: int = arguments.run(arguments, node, output)
         sys.stdout.flush()
     except InputError as error:
         return _complain(error, WRONG_INPUT)
@@ -49,107 +44,85 @@ def main(argv: Sequence[str] | None = None, *, read_links: LinkReader | None = N
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vfpool", description="Pools of SR-IOV virtual functions on this node.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    added = (*nodecommands.add_commands(commands), *changecommands.add_commands(commands), _add_networks(commands))
+    for command in added:
+        command.add_argument("-o", "--output", choices=FORMATS, default="table", help="default: table")
 
-    discover = commands.add_parser("discover", help="list the PFs and VFs of this node")
-    discover.set_defaults(run=_discover)
-
-    check = commands.add_parser("check", help="check a pool file, with --host against this node too")
-    check.add_argument("file", type=Path, metavar="FILE", help="the pool file")
-    check.add_argument("--host", action="store_true", help="show which VFs of this node each pool gets")
-    check.set_defaults(run=_check)
-
-    networks = commands.add_parser("networks", help=f"check the text of a pod's annotation {NETWORKS}")
-    networks.add_argument("text", metavar="TEXT", help="the annotation's value; - reads it from stdin")
-    networks.add_argument("--namespace", default="default", help="the pod's (default: %(default)s)")
-    networks.set_defaults(run=_networks)
-
-    for command in (discover, check, networks):
-        command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
-    for command in (discover, check):
-        command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
+    completion = commands.add_parser("completion", help="print a script that completes vfpool's words in a shell")
+    completion.add_argument("shell", choices=("bash",), help="source <(vfpool completion bash)")
+    completion.set_defaults(run=_completion, output="table")
     return parser
 
 
-def _read_links() -> tuple[Link, ...]:
+def _discover(sysfs: Sysfs) -> Host:
     # Importing pyroute2 takes longer than checking a file does.
-    from sriov.netlink import Links
+    from sriov.discovery import discover
 
-    with Links.open() as links:
-        return links.dump()
-
-
-# ---- commands -------------------------------------------------------------------------------------------
+    return discover(sysfs)
 
 
-def _discover(arguments: argparse.Namespace, read_links: LinkReader) -> int:
-    host = Sysfs(arguments.sysfs).scan(read_links())
-    _print(json.dumps(host_document(host), indent=2) if arguments.output == "json" else format_host(host))
-    return FAILED if host.unreadable else DONE
+def _read_owners(state: Path) -> Owners:
+    """Who has which VF, as far as the agent's records can be read: what cannot is for the agent to complain of."""
+    owners: dict[PciAddress, str] = {}
+    try:
+        paths = sorted((state / "vfs").glob("*.json"))
+    except OSError:
+        return owners
+    for path in paths:
+        try:
+            record = parse_record(path.read_text())
+        except (OSError, UnicodeDecodeError, SriovError):
+            continue
+        owners[record.vf] = str(record.owner)
+    return owners
 
 
-def _check(arguments: argparse.Namespace, read_links: LinkReader) -> int:
-    file = load_pool_file(arguments.file)
-    if not arguments.host:
-        _warn(file.warnings)
-        if arguments.output == "json":
-            resources = {pool.resource: None for pool in file.pools}
-            _print(json.dumps({"resources": resources, "warnings": file.warnings}, indent=2))
-        else:
-            _print("\n".join(_describe(file)))
-        return DONE
-
-    host = Sysfs(arguments.sysfs).scan(read_links())
-    assignment = assign(host, file.pools)
-    warnings = [*file.warnings, *warn_of_entries(file.physical_functions, host),
-                *warn_of_pools(file.pools, host, assignment)]
-    _warn(warnings)
-    if arguments.output == "json":
-        _print(json.dumps({**assignment_document(host, assignment), "warnings": warnings}, indent=2))
-    else:
-        _print(format_assignment(host, assignment))
-    return FAILED if host.unreadable else DONE
+# ---- commands that are not about the node -----------------------------------------------------------------
 
 
-def _networks(arguments: argparse.Namespace, _: LinkReader) -> int:
-    text = sys.stdin.read().strip() if arguments.text == "-" else arguments.text
-    networks = parse_networks(text, arguments.namespace)
-    _warn(networks.warnings)
-    if arguments.output == "json":
-        documents = [
-            {"namespace": ref.namespace, "name": ref.name, "interface": _interface(ref), "mac": ref.mac,
-             "ips": [str(address) for address in ref.ips]}
-            for ref in networks.refs
-        ]
-        _print(json.dumps({"networks": documents, "warnings": networks.warnings}, indent=2))
-    else:
-        for ref in networks.refs:
-            details = [str(each) for each in (ref.mac, *ref.ips) if each is not None]
-            _print(" ".join([f"{ref.namespace}/{ref.name} as {_interface(ref)}", *details]))
+def _completion(_: argparse.Namespace, __: Node, output: Output) -> int:
+    parser = _parser()
+    output.write(bash_script(parser.prog, read_commands(parser)))
     return DONE
+
+
+def _add_networks(commands: Commands) -> argparse.ArgumentParser:
+    networks = commands.add_parser(
+        "networks", help=f"check the text of a pod's annotation {NETWORKS}")
+    networks.add_argument("text", metavar="TEXT", help="the annotation's value; - reads it from stdin")
+    networks.add_argument("--namespace", default="default", help="the pod's (default: %(default)s)")
+    networks.set_defaults(run=_networks)
+    return networks
+
+
+def _networks(arguments: argparse.Namespace, _: Node, output: Output) -> int:
+    text = _read_stdin() if arguments.text == "-" else arguments.text
+    networks = parse_networks(text, arguments.namespace)
+    output.warn(networks.warnings)
+    documents = [
+        {"namespace": ref.namespace, "name": ref.name, "interface": _interface(ref), "mac": ref.mac,
+         "ips": [str(address) for address in ref.ips]}
+        for ref in networks.refs
+    ]
+    output.show({"networks": documents, "warnings": list(networks.warnings)},
+                lambda: "\n".join(map(_describe, networks.refs)))
+    return DONE
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the annotation from stdin: expected UTF-8 text: {error.reason}") from None
+
+
+def _describe(ref: NetworkRef) -> str:
+    details = [str(each) for each in (ref.mac, *ref.ips) if each is not None]
+    return " ".join([f"{ref.namespace}/{ref.name} as {_interface(ref)}", *details])
 
 
 def _interface(ref: NetworkRef) -> str:
     return ref.interface or f"net{ref.index + 1}"
-
-
-def _describe(file: PoolFile) -> Iterator[str]:
-    for entry in file.physical_functions:
-        yield f"{entry.place}: {entry.num_vfs} VFs on each PF that matches"
-    for pool in file.pools:
-        selectors = "1 selector" if len(pool.selectors) == 1 else f"{len(pool.selectors)} selectors"
-        yield f"{pool.place}: {pool.resource}, {selectors}, driver {pool.driver or 'as it is'}"
-
-
-# ---- output ---------------------------------------------------------------------------------------------
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        sys.stderr.write(f"warning: {warning}\n")
 
 
 def _complain(error: SriovError, status: int) -> int:

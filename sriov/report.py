@@ -1,85 +1,63 @@
-"""What a person or a script is shown of a node: tables of at most 100 columns, and JSON documents."""
+"""What an admin reads of a node and its pools, as tables of at most 100 columns."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
-from sriov.advice import warn_of_entries, warn_of_pools
-from sriov.model import Host, Link, PciFunction, VirtualFunction
+from sriov.model import Host, Link, PciFunction, PhysicalFunction, VirtualFunction
 from sriov.pools import Assignment, Member
+from sriov.tables import Cell, Paint, Tone, format_paragraph, format_table, plain
 
-__all__ = [
-    "WIDTH", "assignment_document", "format_assignment", "format_host", "host_document", "warn_of_entries",
-    "warn_of_pools",
-]
-
-WIDTH = 100
-
-Json = Mapping[str, object]
+_ACCELERATOR = 0x12                   # PCI's base class
 
 
-def format_host(host: Host) -> str:
-    """A line for each PF, its VFs indented below it, then what could not be read."""
-    rows: list[tuple[str, ...]] = [
+def format_host(host: Host, paint: Paint = plain) -> str:
+    """A line for each PF, its VFs indented below it, other NICs and accelerators; then what does not fit a line."""
+    rows: list[tuple[str | Cell, ...]] = [
         ("PCI ADDRESS", "VF", "NETDEV", "IDS", "DRIVER", "NUMA", "IOMMU", "MAC", "MTU", "LINK"),
     ]
     for pf in host.pfs:
         rows.append((pf.address, f"{pf.num_vfs}/{pf.total_vfs}", *_function_cells(pf)))
         rows.extend((f"  {vf.address}", str(vf.index), *_function_cells(vf)) for vf in pf.vfs)
-    table = _table(rows) if host.pfs else "no SR-IOV capable network PF found\n"
-    return table + _format_unreadable(host)
+    rows.extend((other.address, "-", *_function_cells(other)) for other in host.others)
+    text = "" if host.pfs else "no SR-IOV capable network PF found\n"
+    if len(rows) > 1:
+        text += ("\n" if text else "") + format_table(rows, paint)
+    more = [(function.address, _name(function), "; ".join(facts))
+            for function in (*host.pfs, *host.vfs, *host.others) if (facts := list(_more(function)))]
+    if more:
+        text += "\n" + format_table([("PCI ADDRESS", "NETDEV", "MORE"), *more], paint)
+    return text + format_unreadable(host)
 
 
-def format_assignment(host: Host, assignment: Assignment) -> str:
+def format_assignment(host: Host, assignment: Assignment, paint: Paint = plain) -> str:
     """A line for each pool, then each VF with its pool or the reason why it is left out."""
-    rows = [("RESOURCE", "VFS", "HEALTHY")]
+    rows: list[tuple[str | Cell, ...]] = [("RESOURCE", "VFS", "HEALTHY")]
     for resource, members in assignment.members.items():
-        rows.append((resource, str(len(members)), str(sum(member.fault is None for member in members))))
-    text = _table(rows)
+        healthy = sum(member.fault is None for member in members)
+        tone = Tone.GOOD if members and healthy == len(members) else Tone.DOUBTFUL
+        rows.append((resource, str(len(members)), Cell(str(healthy), tone)))
+    text = format_table(rows, paint)
     if any(pf.vfs for pf in host.pfs):
         outcome = dict(_outcomes(assignment))
-        names = {pf.address: pf.link.name if pf.link else pf.address for pf in host.pfs}
-        text += "\n" + _table([
+        names = {pf.address: _name(pf) for pf in host.pfs}
+        text += "\n" + format_table([
             ("PCI ADDRESS", "PF", "VF", "RESOURCE, OR WHY NOT"),
             *((vf.address, names[vf.pf], str(vf.index), outcome[vf.address]) for vf in host.vfs),
-        ])
-    return text + _format_unreadable(host)
+        ], paint)
+    return text + format_unreadable(host)
 
 
-def host_document(host: Host) -> Json:
-    """JSON of `discover`; null where there is none, `unreadable` for what could not be looked at."""
-    return {
-        "physicalFunctions": [
-            {
-                **_function_document(pf), "numVfs": pf.num_vfs, "totalVfs": pf.total_vfs,
-                "virtualFunctions": [
-                    {"index": vf.index, **_function_document(vf), "inPod": vf.away} for vf in pf.vfs
-                ],
-            }
-            for pf in host.pfs
-        ],
-        "unreadable": list(host.unreadable),
-    }
+def format_unreadable(host: Host) -> str:
+    return "".join("\n" + format_paragraph(f"unreadable: {sentence}", rest="  ") for sentence in host.unreadable)
 
 
-def assignment_document(host: Host, assignment: Assignment) -> Json:
-    """JSON of pools and their VFs; `fault` null means healthy."""
-    return {
-        "resources": {
-            resource: [{"address": member.vf.address, "fault": member.fault} for member in members]
-            for resource, members in assignment.members.items()
-        },
-        "leftOut": dict(assignment.left_out),
-        "unreadable": list(host.unreadable),
-    }
-
-
-def _outcomes(assignment: Assignment) -> Iterator[tuple[str, str]]:
-    yield from assignment.left_out.items()
+def _outcomes(assignment: Assignment) -> Iterator[tuple[str, Cell]]:
+    for address, reason in assignment.left_out.items():
+        yield address, Cell(reason, Tone.FAINT)
     for resource, members in assignment.members.items():
         for member in members:
-            yield member.vf.address, f"{resource}{_note(member)}"
+            yield member.vf.address, Cell(f"{resource}{_note(member)}", Tone.BAD if member.fault else None)
 
 
 def _note(member: Member) -> str:
@@ -88,24 +66,38 @@ def _note(member: Member) -> str:
     return " (in a pod)" if member.vf.away else ""
 
 
-def _format_unreadable(host: Host) -> str:
-    return "".join(f"\n{_wrap(f'unreadable: {sentence}')}" for sentence in host.unreadable)
+def _name(function: PciFunction) -> str:
+    link = function.known_link
+    return link.name if link else function.address if isinstance(function, PhysicalFunction) else "-"
 
 
-def _wrap(text: str) -> str:
-    return "\n  ".join(_split(text, WIDTH - 2)) + "\n"
+def _more(function: PciFunction) -> Iterator[str]:
+    """What the node needs it for; of a PF and of what is no VF also what their line has no room for."""
+    if isinstance(function, PhysicalFunction):
+        if function.speed is not None:
+            yield say_speed(function.speed)
+        if function.eswitch is not None:
+            yield f"eswitch {function.eswitch}"
+        if function.firmware_package is not None:
+            yield f"firmware package {function.firmware_package}"
+    if not isinstance(function, VirtualFunction):
+        if function.pci_class >> 16 == _ACCELERATOR:
+            yield "accelerator"
+        if function.rdma:
+            yield f"RDMA {', '.join(device.name for device in function.rdma)}"
+    yield from function.ties
 
 
-def _split(text: str, width: int) -> list[str]:
-    """Lines of this width; a path stays whole, to be pasted, even if it is longer."""
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
+def say_speed(speed: int) -> str:
+    """`25 Gbit/s` of Mbit/s."""
+    return f"{speed / 1000:g} Gbit/s" if speed >= 1000 else f"{speed} Mbit/s"
 
 
-def _function_cells(function: PciFunction) -> tuple[str, ...]:
+def _function_cells(function: PciFunction) -> tuple[str | Cell, ...]:
     link = function.link
     away = isinstance(function, VirtualFunction) and function.away
     return (
-        link.name if link else "(in a pod)" if away else "-",
+        link.name if link else Cell("(in a pod)", Tone.FAINT) if away else "-",
         f"{function.vendor}:{function.device}",
         function.driver or "-",
         _or_dash(function.numa_node),
@@ -116,36 +108,12 @@ def _function_cells(function: PciFunction) -> tuple[str, ...]:
     )
 
 
-def _state(link: Link) -> str:
+def _state(link: Link) -> Cell:
     """`off`: set down; `down`: set up, but the wire is not there."""
-    return "off" if not link.up else "up" if link.carrier else "down"
+    if not link.up:
+        return Cell("off", Tone.DOUBTFUL)
+    return Cell("up", Tone.GOOD) if link.carrier else Cell("down", Tone.BAD)
 
 
 def _or_dash(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _function_document(function: PciFunction) -> dict[str, object]:
-    link = function.link
-    return {
-        "address": function.address, "vendor": function.vendor, "device": function.device,
-        "driver": function.driver, "numaNode": function.numa_node, "iommuGroup": function.iommu_group,
-        "netdev": link and {
-            "name": link.name, "altnames": list(link.altnames), "index": link.index, "mac": link.mac,
-            "mtu": link.mtu, "up": link.up, "carrier": link.carrier,
-        },
-    }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, two apart (one where they would not fit); the last one wraps."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    gap = "  " if sum(widths) + 2 * len(widths) + len(rows[0][-1]) <= WIDTH else " "
-    indent = sum(widths) + len(gap) * len(widths)
-    lines = []
-    for *cells, last in rows:
-        left = "".join(f"{cell:<{width}}{gap}" for cell, width in zip(cells, widths, strict=True))
-        parts = _split(last, max(WIDTH - indent, 20))
-        lines.append(left + parts[0])
-        lines.extend(" " * indent + part for part in parts[1:])
-    return "\n".join(line.rstrip() for line in lines) + "\n"

@@ -4,11 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cni.record import Baseline, Owner, Phase, Record, format_record
 from sriov.__main__ import main
 from sriov.errors import HostError
+from sriov.model import VfSettings
+from sriov.output import Output
+from sriov.pci import PciAddress
 from tests.support.tree import Pf, Tree
 
 POOLS = """\
@@ -34,16 +42,20 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def pools(tmp_path):
-    path = tmp_path / "pools.yaml"
+def pools(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)       # places in messages are as short as an admin's
+    path = Path("pools.yaml")
     path.write_text(POOLS)
     return path
 
 
 @pytest.fixture
-def run(tree, capsys):
-    def run(*argv):
-        status = main([*map(str, argv), "--sysfs", str(tree.root)], read_links=lambda: tree.links)
+def run(tree, tmp_path, capsys):
+    """Run a command about the node; its state folder and its / hold nothing."""
+    def run(command, *argv):
+        options = ["--sysfs", tree.root]
+        options += ["--state-dir", tmp_path / "state"] if command != "explain" else ["--root", tmp_path / "root"]
+        status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         return status, *capsys.readouterr()
 
     return run
@@ -68,17 +80,17 @@ def test_discover_fails_but_shows_the_rest_when_something_is_unreadable(run, tre
 
 
 def test_check_without_the_host(pools, capsys):
-    def forbidden():
+    def forbidden(sysfs):
         raise AssertionError("the host was looked at")
 
-    assert main(["check", str(pools)], read_links=forbidden) == 0
+    assert main(["check", str(pools)], discover=forbidden) == 0
     out, err = capsys.readouterr()
     assert (out.splitlines(), err) == ([
         f"{pools}:4:5: 4 VFs on each PF that matches",
         f"{pools}:7:5: intel.com/sriov, 1 selector, driver kernel",
         f"{pools}:10:5: intel.com/sriov_dpdk, 2 selectors, driver vfio-pci",
     ], "")
-    assert main(["check", str(pools), "-o", "json"], read_links=forbidden) == 0
+    assert main(["check", str(pools), "-o", "json"], discover=forbidden) == 0
     assert json.loads(capsys.readouterr().out) == {
         "resources": {"intel.com/sriov": None, "intel.com/sriov_dpdk": None}, "warnings": []}
 
@@ -140,19 +152,198 @@ def test_missing_file(run, tmp_path):
 
 
 def test_kernel_that_says_no(capsys):
-    def refuse():
+    def refuse(sysfs):
         raise HostError("cannot list links", errno=1, hint="run as root")
 
-    assert main(["discover"], read_links=refuse) == 1
+    assert main(["discover"], discover=refuse) == 1
     assert capsys.readouterr() == ("", "cannot list links: EPERM (hint: run as root)\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["wibble"], ["check"], ["discover", "-o", "yaml"]])
+@pytest.mark.parametrize("argv", [[], ["wibble"], ["check"], ["discover", "-o", "xml"]])
 def test_wrong_arguments(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: vfpool")
+
+
+# ---- explain ----------------------------------------------------------------------------------------------
+
+
+def test_explain_the_node(run, pools):
+    status, out, err = run("explain", pools)
+    assert (status, err) == (0, "")
+    assert out == """\
+PF ens1f0 (0000:3b:00.0): 4 of 7 VFs
+  numVfs 4 by the entry at pools.yaml:4:5
+  VF 0: in intel.com/sriov by the selector at pools.yaml:8:14
+  VF 1: in intel.com/sriov by the selector at pools.yaml:8:14, in a pod
+  VF 2: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14
+  VF 3: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14, not healthy: bound to igbvf,
+    the pool wants vfio-pci
+"""
+
+
+def test_explain_one_vf(run, pools):
+    status, out, err = run("explain", pools, "3B:02.3")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "VF ens1f0v3 (0000:3b:02.3): VF 3 of PF ens1f0 (0000:3b:00.0)"
+    assert f"    not intel.com/sriov at {pools}:8:14: vfs 0-1 has no 3\n" in out
+    status, out, _ = run("explain", pools, "3b:02.3", "-o", "json")
+    document = json.loads(out)
+    assert (status, document["resource"], document["selector"]) == (0, "intel.com/sriov_dpdk", f"{pools}:11:14")
+    assert document["attempts"] == [
+        {"resource": "intel.com/sriov", "place": f"{pools}:8:14", "whyNot": ["vfs 0-1 has no 3"]}]
+
+
+def test_explain_a_nic_that_should_be_a_pf(run, tree, pools):
+    tree.add_other("0000:17:00.0", "020000", netdev="ens9f0", driver="i40e")
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens9f0}"))
+    status, out, _ = run("explain", pools, "17:00.0")
+    assert status == 0
+    assert "ens9f0 (0000:17:00.0): neither PF nor VF\n" in out
+    assert f"the entry at {pools}:4:5 would match it" in out
+    assert "shows no SR-IOV capability" in out
+    _, out, _ = run("explain", pools, "-o", "yaml")
+    assert [other["entries"] for other in yaml.safe_load(out)["others"]] == [[f"{pools}:4:5"]]
+
+
+@pytest.mark.parametrize(("address", "status", "says"), [
+    ("3b:00.x", 2, "expected a PCI address like 0000:3b:02.1, got '3b:00.x'"),
+    ("0000:3b:02.4", 2, "0000:3b:02.4 does not exist: it would be VF 4 of PF ens1f0 (0000:3b:00.0), which has 4 "),
+    ("0000:3c:02.1", 2, "0000:3c:02.1 is no NIC and no accelerator of this node (hint: did you mean 0000:3b:02.1?"),
+    ("ffff:ff:1f.7", 2, "ffff:ff:1f.7 is no NIC and no accelerator of this node (hint: vfpool discover lists"),
+    ("0000:3b:02.0", 1, "cannot read VF 0 of PF 0000:3b:00.0: "),
+])
+def test_explain_what_is_not_there(run, tree, pools, address, status, says):
+    tree.remove("0000:3b:02.0", "vendor")
+    found, out, err = run("explain", pools, address)
+    assert (found, out) == (status, "")
+    assert err.startswith(says)
+
+
+def test_explain_reads_a_configuration_of_the_device_plugin(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Path("config.json")
+    config.write_text(json.dumps({"resourceList": [
+        {"resourceName": "old", "selectors": {"pfNames": ["ens1f0#2-3"], "drivers": ["vfio-pci"]}}]}))
+    status, out, _ = run("explain", config, "3b:02.3")
+    assert status == 0
+    assert "in no pool" in out
+    assert "driver vfio-pci is not igbvf" in out
+    assert "in intel.com/old" in run("explain", config, "3b:02.2")[1]
+
+
+# ---- plan -------------------------------------------------------------------------------------------------
+
+
+def test_plan_of_new_vfs(run, tree, pools):
+    tree.add(Pf("0000:5e:00.0", "ens2f0"))
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens2f0}"))
+    status, out, err = run("plan", pools)
+    assert (status, err) == (0, "")
+    assert out.startswith("PF ens2f0 (0000:5e:00.0)\n")
+    assert "  + make 4 VFs on PF ens2f0 (0000:5e:00.0)\n" in out
+    assert "PF ens1f0" not in out
+    assert tree.read("0000:5e:00.0", "sriov_numvfs") == "0\n"
+    _, out, _ = run("plan", pools, "-o", "json")
+    (pf,) = json.loads(out)["physicalFunctions"]
+    assert (pf["address"], pf["refused"]) == ("0000:5e:00.0", [])
+    assert "makeVfs" in [step["kind"] for step in pf["steps"]]
+
+
+def test_plan_that_is_refused_fails(run, pools):
+    pools.write_text(POOLS.replace("numVfs: 4", "numVfs: 6"))
+    status, out, _ = run("plan", pools)
+    assert status == 1
+    assert f"  ! {pools}:4:5: numVfs 6 on PF ens1f0 (0000:3b:00.0): " in out
+
+
+def test_plan_with_nothing_to_do(run, pools):
+    pools.write_text(POOLS.replace("ens1f0", "ens9f0"))
+    assert run("plan", pools)[:2] == (0, "nothing to do: the node fits the file\n")
+
+
+def test_node_settles_what_is_for_some_nodes(run, pools):
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens1f0, node: worker-1}"))
+    assert f"not the entry at {pools}:4:5: node worker-1 is not known to be this one" in run("explain", pools)[1]
+    assert f"numVfs 4 by the entry at {pools}:4:5" in run("explain", pools, "--node", "worker-1")[1]
+    assert "no entry matches it" in run("explain", pools, "--node", "worker-2")[1]
+
+
+# ---- how it is shown --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [
+    ["discover"], ["check", "FILE"], ["check", "FILE", "--host"], ["explain", "FILE"],
+    ["explain", "FILE", "3b:00.0"], ["explain", "FILE", "3b:02.1"], ["plan", "FILE"],
+])
+def test_yaml_and_json_say_the_same(run, pools, argv):
+    words = [pools if word == "FILE" else word for word in argv]
+    in_json, in_yaml = (run(*words, "-o", form)[1] for form in ("json", "yaml"))
+    assert yaml.safe_load(in_yaml) == json.loads(in_json)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: (
+    st.lists(inner) | st.dictionaries(st.text(), inner))))
+def test_any_document_is_the_same_in_yaml(value):
+    class Written(list[str]):
+        write = list.append
+
+    out = Written()
+    Output(out, out, "yaml").show({"value": value}, lambda: "")    # type: ignore[arg-type]
+    assert yaml.safe_load("".join(out)) == {"value": value}
+
+
+@pytest.mark.parametrize(("terminal", "environment", "coloured"), [
+    (True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"NO_COLOR": ""}, True),
+    (True, {"TERM": "dumb"}, False),
+])
+def test_colour_only_on_a_terminal(run, monkeypatch, terminal, environment, coloured):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert ("\x1b[" in run("discover")[1]) == coloured
+    assert "\x1b[" not in run("discover", "-o", "json")[1]
+
+
+@pytest.mark.parametrize("words", [["discover"], ["check", "FILE"]])
+def test_svg(run, pools, tmp_path, words):
+    words = [pools if word == "FILE" else word for word in words]
+    path = tmp_path / "node.svg"
+    status, out, _ = run(*words, "--svg", path)
+    assert status == 0
+    assert "0000:3b:02.3" in out
+    drawn = path.read_text()
+    assert drawn.startswith("<svg")
+    assert ("intel.com/sriov_dpdk" in drawn) == ("check" in words)
+    status, out, err = run(*words, "--svg", tmp_path / "none/node.svg")
+    assert (status, out, err.splitlines()[-1]) == (1, "", f"cannot write {tmp_path}/none/node.svg: ENOENT")
+
+
+def test_the_drawing_names_who_has_a_vf(run, tmp_path):
+    vf = PciAddress("0000:3b:02.1")
+    record = Record(
+        vf=vf, pf=PciAddress("0000:3b:00.0"), index=1, boot_id="b", phase=Phase.ATTACHED, sets_mac=False,
+        owner=Owner(container_id="abcdef", ifname="net1", network="fast", netns="/run/netns/x", cookie=1),
+        baseline=Baseline(link=None, settings=VfSettings(), admin_mac=False))
+    folder = tmp_path / "state/vfs"
+    folder.mkdir(parents=True)
+    (folder / f"{vf}.json").write_text(format_record(record))
+    (folder / "0000:3b:02.2.json").write_text("{")
+    assert run("discover", "--svg", tmp_path / "node.svg")[0] == 0
+    assert "container abcdef, net1 of network fast" in (tmp_path / "node.svg").read_text()
+
+
+def test_completion_knows_every_command(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "'discover check explain plan networks completion'" in script
+    assert "sysfs" not in script      # what help does not show is not offered
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def command(*argv):

@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 
+from sriov.exports import assignment_document, host_document
 from sriov.model import Host, PhysicalFunction, VirtualFunction
 from sriov.pools import Pool, Selector, VfIndices, assign
-from sriov.report import WIDTH, assignment_document, format_assignment, format_host, host_document
+from sriov.report import format_assignment, format_host
 from sriov.sysfs import Sysfs
+from sriov.tables import WIDTH
 from tests.support.tree import Pf, Tree
 
 
@@ -95,7 +97,8 @@ def test_documents_name_every_field_of_the_model(tmp_path):
     """A field that the model gains is not forgotten here."""
     (pf,) = json.loads(json.dumps(host_document(some_host(tmp_path))))["physicalFunctions"]
     known = {"numa_node": "numaNode", "iommu_group": "iommuGroup", "link": "netdev", "num_vfs": "numVfs",
-             "total_vfs": "totalVfs", "vfs": "virtualFunctions"}
+             "total_vfs": "totalVfs", "vfs": "virtualFunctions", "pci_class": "class", "acpi_index": "acpiIndex",
+             "vfio_device": "vfioDevice", "last_link": "lastNetdev", "firmware_package": "firmwarePackage"}
     assert {known.get(name, name) for name in PhysicalFunction.__dataclass_fields__} == set(pf)
     vf_fields = {known.get(name, name) for name in VirtualFunction.__dataclass_fields__} - {"pf"}
     assert vf_fields | {"inPod"} == set(pf["virtualFunctions"][0])
