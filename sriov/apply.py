@@ -22,8 +22,8 @@ from sriov.sysfs import Sysfs
 from sriov.worker import Failure, Job, Report, Terms, Wish, Worker, no_claims
 
 __all__ = [
-    "Failure", "Job", "Report", "Terms", "apply_last_good", "apply_pool_file", "last_good_jobs", "plan_jobs",
-    "pool_file_jobs", "reset", "reset_jobs", "run", "scan_host",
+    "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "last_good_jobs",
+    "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run", "scan_host",
 ]
 
 
@@ -44,16 +44,17 @@ def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
 def last_good_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
     """What was wanted and reached before, without a pool file: at a boot, before the kubelet."""
     found = ((pf, record.last_good) for pf in host.pfs if (record := ledger.find(pf)) is not None)
-    return tuple(Job(pf=pf, wish=_always(good)) for pf, good in found if good is not None)
+    return tuple(Job(pf=pf, wish=always(good)) for pf, good in found if good is not None)
 
 
 def reset_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
     """Back to how each PF was before vfpool first changed it in this boot; no other PF is touched."""
-    return tuple(Job(pf=pf, wish=_always(record.before))
+    return tuple(Job(pf=pf, wish=always(record.before))
                  for pf in host.pfs if (record := ledger.find_changed(pf)) is not None)
 
 
-def _always(state: PfState) -> Wish:
+def always(state: PfState) -> Wish:
+    """The same, whatever VFs there are."""
     def wish(_: PhysicalFunction) -> PfState:
         return state
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Protocol
 
 from sriov.devlink import Devlink
 from sriov.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
-from sriov.errors import Gone, HostError, Refused
+from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.model import Host, Link, PhysicalFunction, VfSettings
 from sriov.netlink import Links
 from sriov.pci import PciAddress
@@ -21,6 +21,7 @@ from sriov.steps import (
     NO_DRIVER,
     BindDriver,
     MakeVfs,
+    SetAutoprobe,
     SetEswitch,
     SetPfMtu,
     SetUp,
@@ -98,6 +99,14 @@ class Executor:
             by_index = links.vf_settings(pf.link.index)
         return {vf.address: by_index[vf.index] for vf in pf.vfs if vf.index in by_index}
 
+    def read_overrides(self, pf: PhysicalFunction) -> Mapping[PciAddress, str]:
+        """What driver_override says for each VF, empty for nothing; one that cannot be read is left out."""
+        found: dict[PciAddress, str] = {}
+        for vf in pf.vfs:
+            with suppress(SriovError):
+                found[vf.address] = self._sysfs.read_driver_override(vf.address) or ""
+        return found
+
     def find_opened(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
         """The VFs of a PF that a process has open through vfio."""
         # A vfio driver enables its device at the first open and disables it at the last close (vfio_pci_core.c).
@@ -110,11 +119,10 @@ class Executor:
 
     def prepare(self, step: Step) -> tuple[Step, ...]:
         """The steps that will take this one back, exactly: with what only the kernel knew."""
-        undo = step.undo()
-        if isinstance(step, BindDriver):
-            override = self._sysfs.read_driver_override(step.vf.address)
-            return tuple(replace(each, override=override) for each in undo if isinstance(each, BindDriver))
-        return undo
+        return tuple(
+            replace(each, override=self._sysfs.read_driver_override(each.vf.address))
+            if isinstance(each, BindDriver) else each for each in step.undo()
+        )
 
     def do(self, step: Step, choose: Choose = lambda pf: {}) -> None:
         """Carry out and verify; what was begun when this raises may be half done.
@@ -131,6 +139,8 @@ class Executor:
                 self._change_link(step.vf.address, step.describe(), mtu=step.mtu)
             case SetEswitch():
                 self._set_eswitch(step)
+            case SetAutoprobe():
+                self._set_autoprobe(step)
             case MakeVfs():
                 self._make_vfs(step, choose)
             case SetVfSettings():
@@ -153,7 +163,7 @@ class Executor:
     def _find_netdev(self, address: PciAddress) -> int:
         netdev = self._sysfs.find_netdev(address)
         if netdev is None:
-            raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
+            raise HostError("it has no netdev on the host", hint="bind it to its kernel driver")
         return netdev[1]
 
     def _set_eswitch(self, step: SetEswitch) -> None:
@@ -167,36 +177,29 @@ class Executor:
         with self._open_devlink() as devlink:
             return devlink.eswitch_mode(pf)
 
+    def _set_autoprobe(self, step: SetAutoprobe) -> None:
+        self._sysfs.write_autoprobe(step.pf.address, step.on)
+        if self._sysfs.read_autoprobe(step.pf.address) != step.on:
+            raise HostError("the kernel reported success, but it is as it was")
+
     def _make_vfs(self, step: MakeVfs, choose: Choose) -> None:
         pf = step.pf
         if self._sysfs.read_num_vfs(pf.address) == step.count:
             return
-        if step.count:
-            self._make_unprobed(pf, step.count, choose)
-        else:
+        if step.count == 0 and (opened := self.find_opened(self._sysfs.scan_pf(pf.address, ()))):
             # The kernel would wait in here for as long as a process has one of them open.
-            if opened := self.find_opened(self._sysfs.scan_pf(pf.address, ())):
-                raise Refused(f"a process has {', '.join(sorted(opened))} open",
-                              hint="end the pods or the processes that use them")
-            self._sysfs.write_num_vfs(pf.address, 0)
-        made = self._sysfs.read_num_vfs(pf.address)
-        if made != step.count:
-            raise HostError(f"the driver made {made}")
-
-    def _make_unprobed(self, pf: PhysicalFunction, count: int, choose: Choose) -> None:
-        if pf.link is None:
+            raise Refused(f"a process has {', '.join(sorted(opened))} open",
+                          hint="end the pods or the processes that use them")
+        if step.count and pf.link is None:
             raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
-        probing = self._sysfs.read_autoprobe(pf.address)
-        self._sysfs.write_autoprobe(pf.address, False)
-        try:
-            self._sysfs.write_num_vfs(pf.address, count)
-            # Before any driver may probe them again, such as one that udev loads when it sees them.
-            made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
-            for address, driver in choose(made).items():
-                if driver != Driver.KERNEL:
-                    self._sysfs.set_driver_override(address, driver)
-        finally:
-            self._sysfs.write_autoprobe(pf.address, probing)
+        self._sysfs.write_num_vfs(pf.address, step.count)
+        made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
+        # Before any driver probes them again, such as one that udev loads when it sees them.
+        for address, driver in choose(made).items():
+            if driver != Driver.KERNEL:
+                self._sysfs.set_driver_override(address, driver)
+        if made.num_vfs != step.count:
+            raise HostError(f"the driver made {made.num_vfs}")
 
     def _set_vf_settings(self, step: SetVfSettings) -> None:
         index = self._find_netdev(step.pf.address)

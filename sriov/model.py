@@ -132,6 +132,7 @@ class PhysicalFunction(PciFunction):
     eswitch: str | None = None        # legacy, switchdev, ...; None: no devlink, or the driver has none
     firmware_package: str | None = None    # devlink's fw.app.name: on Intel NICs the DDP package
     vfs: tuple[VirtualFunction, ...] = ()    # sorted by index
+    autoprobe: bool = True            # whether drivers probe VFs that are made from now on by themselves
 
 
 _Function = TypeVar("_Function", bound=PciFunction)

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from sriov.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
-from sriov.model import Host, PhysicalFunction, VirtualFunction
-from sriov.pci import PciAddress
+from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
+from sriov.pci import MacAddress, PciAddress
 from sriov.pools import Driver, PfEntry, Pool
 from sriov.state import ANY_VF, UNCHANGED, PfState, VfState, difference, settle, wanted_driver
 from sriov.steps import (
     BindDriver,
     MakeVfs,
     PfStep,
+    SetAutoprobe,
     SetEswitch,
     SetPfMtu,
     SetUp,
@@ -122,7 +123,13 @@ def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
         if wish.num_vfs and pf.link is not None and not pf.link.up:
             yield SetUp(pf=pf)
             pf = replace(pf, link=replace(pf.link, up=True))
+        if pf.autoprobe:
+            yield SetAutoprobe(pf=pf, on=False)
         yield MakeVfs(pf=pf, count=wish.num_vfs)
+        if pf.autoprobe:
+            yield SetAutoprobe(pf=replace(pf, autoprobe=False), on=True)
+    if wish.autoprobe not in (None, pf.autoprobe):
+        yield SetAutoprobe(pf=pf, on=not pf.autoprobe)
     if wish.up is not None and pf.link is not None and pf.link.up != wish.up:
         yield SetUp(pf=pf, up=wish.up)
 
@@ -138,16 +145,22 @@ def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, guard: Gu
             f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use")),)
     steps: list[VfStep] = []
     current = guard.facts.settings.get(vf.address)
-    if current is not None and wish.settings != UNCHANGED and (
-            changes := difference(wish.settings, current)) is not None:
+    changes = None if current is None or wish.settings == UNCHANGED else difference(wish.settings, current)
+    if changes is not None and current is not None:
         steps.append(SetVfSettings(pf=pf, vf=vf, settings=changes, before=current))
     if driver is not None:
-        steps.append(BindDriver.to(vf, driver))
-    elif wish.settings.mac is not None and vf.link is not None and vf.link.mac != wish.settings.mac:
-        # A driver takes over what the PF has set when it is bound, some only then.
-        steps.append(BindDriver.to(vf, wish.driver or Driver.KERNEL))
+        steps.append(BindDriver.to(vf, driver, wish.override))
+    elif vf.link is not None and _needs_probe(vf.link, wish.settings.mac, changes):
+        steps.append(BindDriver.to(vf, wish.driver or Driver.KERNEL, wish.override))
     elif wish.mtu is not None and vf.link is not None and vf.link.mtu != wish.mtu:
         steps.append(SetVfMtu(vf=vf, mtu=wish.mtu))
     named = "; ".join(step.describe() for step in steps)
     refused = tuple(guard.check_vf(pf, vf, steps, named))
     return ((), refused) if refused else (steps, ())
+
+
+def _needs_probe(link: Link, mac: MacAddress | None, changes: VfSettings | None) -> bool:
+    """Whether a VF's netdev has not the MAC that the PF wants: some drivers take that over when they probe only."""
+    if changes is not None and changes.mac is not None:
+        return True
+    return mac not in (None, MacAddress.ZERO, link.mac)      # zero: none is set, and the driver makes one

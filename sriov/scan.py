@@ -88,6 +88,7 @@ class Scan:
         return PhysicalFunction(
             **facts, pci_class=pci_class, path=path, total_vfs=total_vfs, num_vfs=num_vfs,
             speed=self._speed(device, facts["driver"], facts["link"]), vfs=tuple(vfs),
+            autoprobe=read_if_any(f"{device}/sriov_drivers_autoprobe") != "0",    # none: a kernel before 4.12
         )
 
     def _is_pf(self, name: str) -> bool:

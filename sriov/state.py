@@ -25,9 +25,13 @@ UNCHANGED = VfSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VfState:
-    """None, and what `settings` does not say: any. A VF without a driver gets one unless NO_DRIVER is wanted."""
+    """None, and what `settings` does not say: any. A VF without a driver gets one unless NO_DRIVER is wanted.
+
+    `override`: what driver_override shall say while it has that driver, empty for nothing.
+    """
 
     driver: Driver | None = None
+    override: str | None = None
     mtu: int | None = None
     settings: VfSettings = UNCHANGED
 
@@ -43,6 +47,7 @@ class PfState:
     mtu: int | None = None
     up: bool | None = None
     eswitch: str | None = None
+    autoprobe: bool | None = None
     vfs: Mapping[int, VfState] = field(default_factory=dict)
 
 
@@ -53,26 +58,27 @@ def settle(pf: PhysicalFunction, entry: PfEntry, pools: Sequence[Pool]) -> PfSta
                    vfs={index: wish for index, wish in wishes.items() if wish != ANY_VF})
 
 
-def observe(pf: PhysicalFunction, settings: Mapping[PciAddress, VfSettings]) -> PfState:
+def observe(pf: PhysicalFunction, settings: Mapping[PciAddress, VfSettings],
+            overrides: Mapping[PciAddress, str]) -> PfState:
     """How the PF and its VFs are; what its netdev would tell is None where that is not here."""
     return PfState(
-        num_vfs=pf.num_vfs, eswitch=pf.eswitch,
+        num_vfs=pf.num_vfs, eswitch=pf.eswitch, autoprobe=pf.autoprobe,
         mtu=pf.link.mtu if pf.link else None, up=pf.link.up if pf.link else None,
         vfs={vf.index: VfState(
-            driver=NO_DRIVER if vf.driver is None else Driver(vf.driver), mtu=vf.link.mtu if vf.link else None,
-            settings=settings.get(vf.address, UNCHANGED),
+            driver=NO_DRIVER if vf.driver is None else Driver(vf.driver), override=overrides.get(vf.address),
+            mtu=vf.link.mtu if vf.link else None, settings=settings.get(vf.address, UNCHANGED),
         ) for vf in pf.vfs},
     )
 
 
 def find_differences(before: PfState, now: PfState) -> Iterator[str]:
     """A phrase for each thing that is not as it was: `VF 3: driver none, was igbvf`."""
-    for name in ("num_vfs", "mtu", "up", "eswitch"):
+    for name in ("num_vfs", "mtu", "up", "eswitch", "autoprobe"):
         if getattr(before, name) not in (None, getattr(now, name)):
             yield f"{name.replace('_', ' ')} {_say(getattr(now, name))}, was {_say(getattr(before, name))}"
     for index, vf in before.vfs.items() if before.num_vfs == now.num_vfs else ():
         found = now.vfs.get(index, ANY_VF)
-        for name in ("driver", "mtu"):
+        for name in ("driver", "override", "mtu"):
             if getattr(vf, name) not in (None, getattr(found, name)):
                 yield f"VF {index}: {name} {_say(getattr(found, name))}, was {_say(getattr(vf, name))}"
         changes = difference(vf.settings, found.settings)
@@ -126,7 +132,7 @@ def _say(value: object) -> str:
         return value.name.lower()
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "none" if value is None or value == NO_DRIVER else str(value)
+    return "none" if value in (None, "") else str(value)
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------
@@ -136,8 +142,9 @@ def state_document(state: PfState) -> dict[str, object]:
     """What `parse_state` takes back; what is None is left out."""
     return _without_none({
         "numVfs": state.num_vfs, "mtu": state.mtu, "up": state.up, "eswitch": state.eswitch,
+        "autoprobe": state.autoprobe,
         "vfs": {str(index): _without_none({
-            "driver": vf.driver, "mtu": vf.mtu,
+            "driver": vf.driver, "override": vf.override, "mtu": vf.mtu,
             "settings": _without_none(dataclasses.asdict(vf.settings)) or None,
         }) for index, vf in state.vfs.items()},
     })
@@ -151,6 +158,7 @@ def parse_state(document: object) -> PfState:
         return PfState(
             num_vfs=_typed(document["numVfs"], int), mtu=_optional(document, "mtu", int),
             up=_optional(document, "up", bool), eswitch=_optional(document, "eswitch", str),
+            autoprobe=_optional(document, "autoprobe", bool),
             vfs={int(index): _parse_vf(vf) for index, vf in _typed(document["vfs"], dict).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -167,8 +175,8 @@ def _parse_vf(document: object) -> VfState:
     for name, kind in _SETTINGS.items():
         if name in found:
             _typed(found[name], kind)
-    return VfState(driver=None if driver is None else Driver(driver), mtu=_optional(vf, "mtu", int),
-                   settings=VfSettings(**found))
+    return VfState(driver=None if driver is None else Driver(driver), override=_optional(vf, "override", str),
+                   mtu=_optional(vf, "mtu", int), settings=VfSettings(**found))
 
 
 def _optional(mapping: Mapping[str, object], key: str, kind: type[_Value]) -> _Value | None:

@@ -83,10 +83,28 @@ class SetEswitch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetAutoprobe:
+    """Whether drivers probe VFs that are made from now on, as the kernel otherwise lets them."""
+
+    pf: PhysicalFunction
+    on: bool
+
+    @property
+    def disturbs(self) -> Disturbs:
+        return Disturbs.NOTHING
+
+    def describe(self) -> str:
+        return f"{'let drivers probe' if self.on else 'keep drivers from probing'} new VFs of {pf_name(self.pf)}"
+
+    def undo(self) -> tuple[Step, ...]:
+        return (replace(self, on=self.pf.autoprobe),) if self.pf.autoprobe != self.on else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakeVfs:
     """Make `count` VFs where there are none, or, 0, remove those that there are.
 
-    No driver probes a new VF by itself, and none may afterwards that its pool would take off it again.
+    To a new VF no driver may bind that its pool would take off it again.
     """
 
     pf: PhysicalFunction
@@ -132,7 +150,13 @@ class SetVfSettings:
         changed = {field.name: getattr(self.before, field.name) for field in dataclasses.fields(VfSettings)
                    if getattr(self.settings, field.name) is not None}
         back = VfSettings(**changed)
-        return () if back == VfSettings() else (replace(self, settings=back, before=self.settings),)
+        if back == VfSettings():
+            return ()
+        step = replace(self, settings=back, before=self.settings)
+        if self.settings.mac is None or self.vf.driver is None or is_userspace(self.vf.driver):
+            return (step,)
+        # The netdev may have taken the MAC over; its driver asks for it again when it probes.
+        return step, BindDriver(vf=self.vf, driver=Driver(self.vf.driver))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +168,11 @@ class BindDriver:
     override: str | None = None
 
     @classmethod
-    def to(cls, vf: VirtualFunction, driver: Driver) -> BindDriver:
-        return cls(vf=vf, driver=driver, override=None if driver in (Driver.KERNEL, NO_DRIVER) else str(driver))
+    def to(cls, vf: VirtualFunction, driver: Driver, override: str | None = None) -> BindDriver:
+        """`override` None: what keeps any other driver off."""
+        if override is None:
+            override = "" if driver in (Driver.KERNEL, NO_DRIVER) else str(driver)
+        return cls(vf=vf, driver=driver, override=override or None)
 
     @property
     def disturbs(self) -> Disturbs:
@@ -180,7 +207,7 @@ class SetVfMtu:
         return (replace(self, mtu=self.vf.link.mtu),) if self.vf.link is not None else ()
 
 
-PfStep: TypeAlias = SetUp | SetPfMtu | SetEswitch | MakeVfs
+PfStep: TypeAlias = SetUp | SetPfMtu | SetEswitch | SetAutoprobe | MakeVfs
 VfStep: TypeAlias = SetVfSettings | BindDriver | SetVfMtu
 Step: TypeAlias = PfStep | VfStep
 

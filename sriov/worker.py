@@ -190,17 +190,35 @@ class Worker:
 
     def _take_back(self, pf: PhysicalFunction, before: PfState, undo: Sequence[Sequence[Step]]) -> tuple[str, ...]:
         """Make it what it was, the last first; what is not so afterwards."""
-        troubles: list[str] = []
-        for step in (step for steps in reversed(undo) for step in steps):
-            try:
-                self._executor.do(step)
-            except SriovError as error:
-                troubles.append(f"cannot {step.describe()}: {error}")
+        troubles = self._do_all([step for steps in reversed(undo) for step in steps])
         try:
+            for _ in range(_ROUNDS):      # what no step's undo brings back: a new netdev's MTU, a new VF's settings
+                steps = self._plan_back(pf, before)
+                if not steps or troubles:
+                    break
+                troubles = self._do_all(steps)
             left = tuple(find_differences(before, self._observe(self._executor.look_again(pf))))
         except SriovError as error:
             return (*troubles, f"not known how it is: {error}")
         return (*left, *troubles) if left else ()
+
+    def _plan_back(self, pf: PhysicalFunction, before: PfState) -> Sequence[Step]:
+        now = self._executor.look_again(pf)
+        if next(find_differences(before, self._observe(now)), None) is None:
+            return ()
+        facts = Facts(settings=self._executor.read_settings(now))
+        plan = plan_pf(now, before, Guard(facts=facts, overrides=set(Override)))
+        return (*plan.pf_steps, *(step for step in plan.vf_steps if step.vf.index in before.vfs))
+
+    def _do_all(self, steps: Sequence[Step]) -> list[str]:
+        """What each step that failed said."""
+        troubles: list[str] = []
+        for step in steps:
+            try:
+                self._executor.do(step)
+            except SriovError as error:
+                troubles.append(f"cannot {step.describe()}: {error}")
+        return troubles
 
     def _choose(self, made: PhysicalFunction) -> Mapping[PciAddress, Driver]:
         wish = self._job.wish(made)
@@ -208,7 +226,7 @@ class Worker:
         return {address: driver for address, driver in drivers.items() if driver}
 
     def _observe(self, pf: PhysicalFunction) -> PfState:
-        return observe(pf, self._executor.read_settings(pf))
+        return observe(pf, self._executor.read_settings(pf), self._executor.read_overrides(pf))
 
     def _fail(self, what: str, left: tuple[str, ...] = ()) -> None:
         self._failed.append(Failure(pf=self._job.pf.address, what=what, left=left))

@@ -11,7 +11,7 @@ from sriov.model import Host, Link, PhysicalFunction, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
 from sriov.plan import PfPlan, Plan, plan_host
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
-from sriov.steps import BindDriver, Disturbs, MakeVfs, SetPfMtu
+from sriov.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu
 
 A, B = PciAddress("0000:3b:00.0"), PciAddress("0000:5e:00.0")
 VFIO = Driver("vfio-pci")
@@ -62,14 +62,18 @@ def test_vfs_are_made_where_there_are_none():
     empty = pf(A, "ens1f0")
     made = plan([empty], [entry(4, mtu=9000)])
     assert made == Plan(pfs=(PfPlan(pf=empty, pf_steps=(
-        SetPfMtu(pf=empty, mtu=9000), MakeVfs(pf=empty, count=4))),))
+        SetPfMtu(pf=empty, mtu=9000), SetAutoprobe(pf=empty, on=False), MakeVfs(pf=empty, count=4),
+        SetAutoprobe(pf=replace(empty, autoprobe=False), on=True))),))
     assert made.describe() == (
-        "set MTU 9000 on PF ens1f0 (0000:3b:00.0) (now 1500)", "make 4 VFs on PF ens1f0 (0000:3b:00.0)")
+        "set MTU 9000 on PF ens1f0 (0000:3b:00.0) (now 1500)",
+        "keep drivers from probing new VFs of PF ens1f0 (0000:3b:00.0)",
+        "make 4 VFs on PF ens1f0 (0000:3b:00.0)",
+        "let drivers probe new VFs of PF ens1f0 (0000:3b:00.0)")
     assert {step.disturbs for step in made.steps} == {Disturbs.NOTHING}
 
 
 def test_a_pf_that_is_down_is_set_up_before_vfs_are_made():
-    down = replace(pf(A, "ens1f0"), link=link(2, "ens1f0", up=False))
+    down = replace(pf(A, "ens1f0"), link=link(2, "ens1f0", up=False), autoprobe=False)
     assert plan([down], [entry(4)]).describe() == (
         "set PF ens1f0 (0000:3b:00.0) up", "make 4 VFs on PF ens1f0 (0000:3b:00.0)")
     assert plan([down], [entry(0)]) == Plan()

@@ -1,0 +1,244 @@
+"""A node in memory: the parts of kernel and drivers that provisioning meets, and any write of it made to fail.
+
+What it plays is what the lab shows of igb, igbvf and vfio-pci; tests/sriov/test_provision_lab.py holds the same
+claims on a kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import fields, replace
+
+from sriov.errors import Gone, HostError, Refused
+from sriov.executor import Executor
+from sriov.model import Host, Link, LinkState, PhysicalFunction, VfSettings, VirtualFunction
+from sriov.pci import MacAddress, PciAddress
+from sriov.sysfs import Sysfs
+
+FRESH = VfSettings(mac=MacAddress.ZERO, vlan=0, vlan_qos=0, vlan_proto=0x8100, spoofchk=True, trust=False,
+                   min_tx_rate=0, max_tx_rate=0, link_state=LinkState.AUTO)
+
+
+def make_pf(address: str, number: int, **facts) -> PhysicalFunction:
+    """A PF without VFs, its netdev `ens<number>` up."""
+    link = Link(index=number * 100, name=f"ens{number}", mac=MacAddress(f"02:00:00:00:{number:02x}:ff"), mtu=1500,
+                up=True, carrier=True, pci=PciAddress(address))
+    return replace(PhysicalFunction(
+        address=PciAddress(address), vendor="8086", device="10c9", driver="igb", numa_node=None, iommu_group=1,
+        link=link, total_vfs=7, num_vfs=0, eswitch="legacy"), **facts)
+
+
+class FakeNode(Sysfs):
+    """Sysfs, netlink and devlink of a node with these PFs; threads may write at the same time.
+
+    `log` has each write. The write number `fail_at` fails, and all after it while `fail_all`; where
+    `late`, it fails after it has had its effect.
+    """
+
+    def __init__(self, *pfs: PhysicalFunction) -> None:
+        super().__init__()
+        self.pfs = {pf.address: pf for pf in pfs}
+        self.settings = {vf.address: FRESH for pf in pfs for vf in pf.vfs}
+        self.overrides: dict[PciAddress, str] = {}
+        self.opened: set[PciAddress] = set()
+        self.log: list[tuple[str, object]] = []
+        self.fail_at: int | None = None
+        self.late = self.fail_all = False
+        self._guard = threading.RLock()
+
+    def executor(self) -> Executor:
+        return Executor(self, lambda: _Links(self), lambda: _Devlink(self))
+
+    def host(self) -> Host:
+        return Host(pfs=tuple(self.pfs.values()))
+
+    def state(self) -> object:
+        """All that provisioning may change, to be compared."""
+        return ({address: (pf.num_vfs, pf.autoprobe, pf.eswitch, pf.link,
+                           [(vf.address, vf.driver, vf.link) for vf in pf.vfs])
+                 for address, pf in self.pfs.items()},
+                self.settings, {key: value for key, value in self.overrides.items() if value})
+
+    # ---- reading ----------------------------------------------------------------------------------------
+
+    def scan(self, links):
+        return self.host()
+
+    def scan_pf(self, address, links):
+        return self.pfs[address]
+
+    def find_netdev(self, address):
+        link = self._function(address).link
+        return (link.name, link.index) if link else None
+
+    def read_driver(self, address):
+        return self._function(address).driver
+
+    def read_driver_override(self, address):
+        return self.overrides.get(address) or None
+
+    def is_enabled(self, address):
+        return address in self.opened
+
+    def driver_exists(self, name):
+        return name in ("igbvf", "vfio-pci")
+
+    def read_num_vfs(self, pf):
+        return self.pfs[pf].num_vfs
+
+    def read_autoprobe(self, pf):
+        return self.pfs[pf].autoprobe
+
+    # ---- writing ----------------------------------------------------------------------------------------
+
+    def write(self, operation, value, effect):
+        """Do `effect`, or fail as asked for."""
+        with self._guard:
+            number = len(self.log)
+            self.log.append((operation, value))
+            first = len(self.log) if self.fail_at is None else self.fail_at
+            fails = number == first or (self.fail_all and number > first)
+            if fails and not self.late:
+                raise HostError(f"{operation} failed", errno=errno.EIO)
+            result = effect()
+            if fails:
+                raise HostError(f"{operation} failed late", errno=errno.EIO)
+            return result
+
+    def write_num_vfs(self, pf, count):
+        self.write("numvfs", (pf, count), lambda: self._make(self.pfs[pf], count))
+
+    def write_autoprobe(self, pf, enabled):
+        self.write("autoprobe", (pf, enabled), lambda: self._put(replace(self.pfs[pf], autoprobe=enabled)))
+
+    def set_driver_override(self, address, driver):
+        self.write("override", (address, driver), lambda: self.overrides.__setitem__(address, driver or ""))
+
+    def unbind(self, address, *, patience=0.0):
+        if self.read_driver(address) is not None:
+            self.write("unbind", address, lambda: self._bind(address, None))
+
+    def probe(self, address):
+        def effect():
+            if self.read_driver(address) is None:
+                self._bind(address, self.overrides.get(address) or "igbvf")
+
+        self.write("probe", address, effect)
+
+    # ---- the kernel's part ------------------------------------------------------------------------------
+
+    def _make(self, pf, count):
+        if count > pf.total_vfs:
+            raise HostError("numvfs", errno=errno.ERANGE)
+        if count and pf.num_vfs:
+            raise HostError("numvfs", errno=errno.EBUSY)
+        for vf in pf.vfs:
+            assert vf.address not in self.opened, "the kernel would hang"
+            self.settings.pop(vf.address)
+            self.overrides.pop(vf.address, None)
+        vfs = tuple(make_vf(pf, index) for index in range(count))
+        self._put(replace(pf, num_vfs=count, vfs=vfs))
+        for vf in vfs:
+            self.settings[vf.address] = FRESH
+            if pf.autoprobe:
+                self._bind(vf.address, "igbvf")
+
+    def _bind(self, address, driver):
+        assert address not in self.opened, "the kernel would hang"
+        vf = self._function(address)
+        if driver == "vfio-pci" and vf.iommu_group is None:
+            return
+        netdev = None
+        if driver == "igbvf":
+            own = MacAddress(f"02:{address[5:7]}:{address[8:10]}:0{address[11:12]}:00:01")
+            given = self.settings[address].mac
+            netdev = Link(index=int(address[5:7], 16) * 1000 + vf.index, name=f"v{vf.index}", mtu=1500, up=False,
+                          carrier=False, mac=own if given in (None, MacAddress.ZERO) else given, pci=address)
+        self._put_vf(replace(vf, driver=driver, link=netdev))
+
+    def _function(self, address):
+        every = (each for pf in tuple(self.pfs.values()) for each in (pf, *pf.vfs))
+        found = next((each for each in every if each.address == address), None)
+        if found is None:
+            raise Gone(f"there is no {address}")
+        return found
+
+    def _put(self, pf):
+        self.pfs[pf.address] = pf
+
+    def _put_vf(self, vf):
+        pf = self.pfs[vf.pf]
+        self._put(replace(pf, vfs=tuple(vf if each.address == vf.address else each for each in pf.vfs)))
+
+    def change(self, index, changes):
+        """A netdev's attributes, as a routing netlink message."""
+        for pf in tuple(self.pfs.values()):
+            for function in (pf, *pf.vfs):
+                if function.link is not None and function.link.index == index:
+                    changed = replace(function, link=replace(function.link, **changes))
+                    self._put_vf(changed) if isinstance(function, VirtualFunction) else self._put(changed)
+
+
+def make_vf(pf: PhysicalFunction, index: int) -> VirtualFunction:
+    return VirtualFunction(address=PciAddress(f"{pf.address[:8]}10.{index}"), pf=pf.address, index=index,
+                           vendor="8086", device="10ca", driver=None, numa_node=None, link=None,
+                           iommu_group=pf.iommu_group and 10 + index)
+
+
+class _Adapter:
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class _Links(_Adapter):
+    def dump(self):
+        return tuple(each.link for pf in self._node.pfs.values() for each in (pf, *pf.vfs) if each.link)
+
+    def find(self, key):
+        return next((link for link in self.dump() if link.index == key), None)
+
+    def change(self, index, what, *, mtu=None, up=None):
+        changes = {key: value for key, value in (("mtu", mtu), ("up", up)) if value is not None}
+        self._node.write("link", (index, *changes.items()), lambda: self._node.change(index, changes))
+
+    def vf_settings(self, pf_index):
+        pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)
+        return {vf.index: self._node.settings[vf.address] for vf in pf.vfs}
+
+    def set_vf(self, pf_index, vf, changes, what):
+        pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)
+        address = next(each.address for each in pf.vfs if each.index == vf)
+        given = {each.name: value for each in fields(VfSettings)
+                 if (value := getattr(changes, each.name)) is not None}
+        self._node.write("vf", (address, *given.items()), lambda: self._node.settings.__setitem__(
+            address, replace(self._node.settings[address], **given)))
+
+    def dump_addresses(self):
+        return ()
+
+    def dump_default_routes(self):
+        return ()
+
+
+class _Devlink(_Adapter):
+    def eswitch_mode(self, address):
+        return self._node.pfs[address].eswitch
+
+    def firmware_package(self, address):
+        return None
+
+    def set_eswitch_mode(self, address, mode):
+        pf = self._node.pfs[address]
+        if pf.eswitch is None:
+            raise Refused(f"cannot set eswitch mode {mode} of {address}: its driver does not register with devlink")
+        if pf.num_vfs:
+            raise HostError("eswitch", errno=errno.EBUSY)
+        self._node.write("eswitch", (address, mode), lambda: self._node.pfs.__setitem__(
+            address, replace(pf, eswitch=mode)))

@@ -1,0 +1,379 @@
+"""Provisioning on a node in memory: what is wanted is reached, undone again, and taken back where a step fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sriov.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
+from sriov.guards import Override
+from sriov.ledger import Ledger
+from sriov.model import LinkState, VfSettings
+from sriov.pci import MacAddress, PciAddress
+from sriov.pools import Driver
+from sriov.state import PfState, VfState
+from sriov.steps import NO_DRIVER
+from tests.sriov.fakenode import FakeNode, make_pf, make_vf
+
+A, B = PciAddress("0000:01:00.0"), PciAddress("0000:21:00.0")
+BOOT = "b7a3c0de"
+FREE = Terms(in_use=lambda vf: False)
+KERNEL, VFIO = Driver.KERNEL, Driver("vfio-pci")
+MAC = MacAddress("02:00:00:00:09:01")
+
+
+def node_of(*counts, **facts):
+    """A node whose PFs have so many VFs, each with the kernel's driver."""
+    node = FakeNode(*(make_pf(address, number, **facts)
+                      for number, (address, _) in enumerate(zip((A, B), counts, strict=False), 1)))
+    for address, count in zip((A, B), counts, strict=False):
+        node.write_num_vfs(address, count)
+    node.log.clear()
+    return node
+
+
+def jobs_of(node, *wishes):
+    return [Job(pf=pf, wish=always(wish)) for pf, wish in zip(node.pfs.values(), wishes, strict=True)]
+
+
+def provision(node, *wishes, terms=FREE):
+    return run(node.executor(), jobs_of(node, *wishes), terms)
+
+
+def remains(node, *wishes, terms=FREE):
+    return plan_jobs(node.executor(), jobs_of(node, *wishes), terms).describe()
+
+
+WISH = PfState(num_vfs=4, mtu=9000, eswitch="switchdev", vfs={
+    0: VfState(driver=KERNEL, mtu=4000, settings=VfSettings(mac=MAC, trust=True)),
+    1: VfState(driver=VFIO, settings=VfSettings(vlan=7, spoofchk=False, link_state=LinkState.ENABLE)),
+    2: VfState(driver=KERNEL),
+})
+
+
+def test_all_that_can_be_wanted():
+    node = node_of(0)
+    node.change(100, {"up": False})
+    report = provision(node, WISH)
+    (pf,) = node.pfs.values()
+    assert report.problems == ()
+    assert (pf.num_vfs, pf.link.mtu, pf.link.up, pf.eswitch, pf.autoprobe) == (4, 9000, True, "switchdev", True)
+    assert [vf.driver for vf in pf.vfs] == ["igbvf", "vfio-pci", "igbvf", "igbvf"]
+    assert (pf.vfs[0].link.mac, pf.vfs[0].link.mtu, pf.vfs[2].link.mtu) == (MAC, 4000, 1500)
+    assert node.settings[pf.vfs[0].address].trust is True
+    assert node.settings[pf.vfs[1].address].vlan == 7
+    operations = [operation for operation, _ in node.log]
+    assert operations[:6] == ["eswitch", "link", "link", "autoprobe", "numvfs", "override"]
+    assert operations.index("vf") < operations.index("probe")       # a driver finds its VF's MAC when it probes
+    assert remains(node, WISH) == ()
+
+
+def test_twice_writes_nothing_the_second_time():
+    node = node_of(0)
+    provision(node, WISH)
+    node.log.clear()
+    assert provision(node, WISH) == run(node.executor(), [], FREE)
+    assert node.log == []
+
+
+def test_another_mac_binds_the_kernels_driver_again():
+    """Some take over what the PF has set only when they probe."""
+    node = node_of(1)
+    assert provision(node, PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(mac=MAC))})).problems == ()
+    assert [operation for operation, _ in node.log] == ["vf", "override", "unbind", "probe"]
+    assert node.pfs[A].vfs[0].link.mac == MAC
+
+
+def test_a_pf_without_devlink_has_no_eswitch_mode_to_set():
+    node = node_of(0, eswitch=None)
+    before = node.state()
+    (problem,) = provision(node, PfState(num_vfs=2, eswitch="switchdev")).problems
+    assert problem == (f"cannot set eswitch mode switchdev on PF ens1 ({A}): cannot set eswitch mode switchdev of "
+                       f"{A}: its driver does not register with devlink")
+    assert node.state() == before
+
+
+def test_a_failing_pf_stops_no_other():
+    node = node_of(0, 0)
+    node.pfs[A] = replace(node.pfs[A], link=None)
+    report = provision(node, PfState(num_vfs=2), PfState(num_vfs=3))
+    (failure,) = report.failed
+    assert (failure.pf, failure.left) == (A, ())
+    assert (node.pfs[A].num_vfs, node.pfs[A].autoprobe, node.pfs[B].num_vfs) == (0, True, 3)
+
+
+# ---- VFs that are in use --------------------------------------------------------------------------------
+
+
+def test_a_vf_that_a_pod_gets_meanwhile_keeps_what_it_has():
+    node = node_of(2)
+    used = set()
+
+    def in_use(vf):
+        if ("override", (node.pfs[A].vfs[0].address, "vfio-pci")) in node.log:
+            used.add(node.pfs[A].vfs[1].address)
+        return vf.address in used
+
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=VFIO)})
+    (problem,) = provision(node, wish, terms=Terms(in_use=in_use)).problems
+    assert problem == f"cannot bind VF {node.pfs[A].vfs[1].address} to vfio-pci (now igbvf): it is in use"
+    assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
+
+
+def test_vfs_are_not_removed_while_a_process_has_one_open():
+    node = node_of(0)
+    provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}))
+    node.opened = {node.pfs[A].vfs[0].address}
+    before = node.state()
+    forced = replace(FREE, overrides=set(Override))
+    for wish in (PfState(num_vfs=3), PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL)})):
+        (problem,) = provision(node, wish, terms=forced).problems
+        assert "a process has " in problem
+        assert node.state() == before
+
+
+def test_other_vfs_by_force_are_told_apart_from_failure():
+    node = node_of(2)
+    assert provision(node, PfState(num_vfs=4)).problems[0].endswith("override disturb-vfs)")
+    assert node.log == []
+    forced = replace(FREE, overrides={Override.DISTURB_VFS})
+    assert provision(node, PfState(num_vfs=4), terms=forced).problems == ()
+    assert [value for operation, value in node.log if operation == "numvfs"] == [(A, 0), (A, 4)]
+
+
+def test_who_else_makes_its_vfs_is_asked_for_all_pfs_at_once():
+    node = node_of(0, 0)
+    terms = replace(FREE, read_claims=lambda pfs: {pfs[1].address: ("netplan makes its VFs: /etc/netplan/x",)})
+    report = provision(node, PfState(num_vfs=2), PfState(num_vfs=2), terms=terms)
+    assert [(refusal.pf, refusal.override) for refusal in report.refused] == [(B, Override.CLAIMED)]
+    assert (node.pfs[A].num_vfs, node.pfs[B].num_vfs) == (2, 0)
+
+
+# ---- whatever is wanted: reached, and undone ------------------------------------------------------------
+
+
+macs = st.sampled_from([None, MAC, MacAddress("02:00:00:00:09:02")])
+vf_settings = st.builds(
+    VfSettings, mac=macs, vlan=st.sampled_from([None, 0, 100]), vlan_qos=st.sampled_from([None, 0, 3]),
+    spoofchk=st.sampled_from([None, True, False]), trust=st.sampled_from([None, True, False]),
+    max_tx_rate=st.sampled_from([None, 0, 200]), link_state=st.sampled_from([None, *LinkState]),
+)
+vf_wishes = st.builds(VfState, driver=st.sampled_from([None, KERNEL, VFIO]), settings=vf_settings,
+                      mtu=st.sampled_from([None, 1500, 9000]))
+pf_wishes = st.builds(
+    PfState, num_vfs=st.integers(0, 4), mtu=st.sampled_from([None, 1400, 1500, 9000]),
+    eswitch=st.sampled_from([None, "legacy", "switchdev"]),
+    vfs=st.dictionaries(st.integers(0, 3), vf_wishes, max_size=4),
+)
+starts = st.tuples(st.integers(0, 3), st.booleans(), st.booleans())     # VFs, up, autoprobe
+
+
+def start(facts):
+    count, up, autoprobe = facts
+    node = node_of(count)
+    node.change(100, {"up": up})
+    node.pfs[A] = replace(node.pfs[A], autoprobe=autoprobe)
+    return node
+
+
+FORCED = replace(FREE, overrides={Override.DISTURB_VFS, Override.ADOPT})
+
+
+@settings(max_examples=150, deadline=None)
+@given(starts, pf_wishes)
+def test_plan_then_apply_reaches_the_wish_and_reset_returns_the_start(facts, wish):
+    node = start(facts)
+    before = node.state()
+    with TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder), BOOT)
+        terms = replace(FORCED, ledger=ledger)
+        assert provision(node, wish, terms=terms).problems == ()
+        assert remains(node, wish, terms=terms) == ()
+        assert node.pfs[A].num_vfs == wish.num_vfs
+        assert node.pfs[A].autoprobe == facts[2]
+        changed = node.state() != before
+        assert (ledger.records != {}) == (node.log != [])
+        assert changed <= (node.log != [])
+        again = Ledger(Path(folder), BOOT)
+        assert (again.records, again.damaged) == (ledger.records, [])
+        assert reset(node.executor(), FREE, again).problems == ()
+        assert node.state() == before
+        assert Ledger(Path(folder), BOOT).records == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(starts, pf_wishes)
+def test_each_step_has_an_undo_that_returns_the_start(facts, wish):
+    node = start(facts)
+    executor = node.executor()
+    plan = plan_jobs(executor, jobs_of(node, wish), FORCED)
+    before = node.state()
+    undo = []
+    for step in plan.steps:
+        undo.append(executor.prepare(step))
+        executor.do(step)
+    for back in reversed(undo):
+        for step in back:
+            executor.do(step)
+    assert node.state() == before
+
+
+# ---- each write fails -----------------------------------------------------------------------------------
+
+
+CHANGE = PfState(num_vfs=3, mtu=9000, vfs={0: VfState(driver=VFIO), 1: VfState(driver=KERNEL, mtu=2000),
+                                           2: VfState(settings=VfSettings(vlan=5, trust=True))})
+
+
+def writes_of(count):
+    node = node_of(count)
+    assert provision(node, CHANGE, terms=FORCED).problems == ()
+    return len(node.log)
+
+
+CASES = [(count, number) for count in (0, 2, 3) for number in range(writes_of(count))]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its effect", "after its effect"])
+@pytest.mark.parametrize(("count", "number"), CASES)
+def test_one_write_fails(count, number, late):
+    """Each PF and each VF is then as it was or as it should be, or the report has what is not so."""
+    node = node_of(count)
+    before = node.pfs[A]
+    start_state = node.state()
+    node.fail_at, node.late = number, late
+    report = provision(node, CHANGE, terms=FORCED)
+    pf = node.pfs[A]
+    assert pf.autoprobe
+    if report.failed:
+        (failure,) = report.failed
+        assert failure.what.startswith("cannot ")
+        assert "EIO" in failure.what
+    assert all(failure.left == () for failure in report.failed)      # what undoes one failed write works
+    if pf.link.mtu == before.link.mtu and report.failed:       # it comes before all that VFs get
+        assert node.state() == start_state
+        return
+    given_up = [vf.index for vf in pf.vfs if any(vf.address in failure.what for failure in report.failed)]
+    assert len(given_up) == len(report.failed)
+    assert pf.num_vfs == 3
+    wanted = {0: "vfio-pci", 1: "igbvf", 2: "igbvf"}
+    assert all(vf.driver == wanted[vf.index] for vf in pf.vfs if vf.index not in given_up)
+    assert (node.settings[pf.vfs[2].address].vlan == 5) == (2 not in given_up)
+
+
+@pytest.mark.parametrize(("count", "number"), CASES)
+def test_from_one_write_on_all_fail(count, number):
+    """Nothing can be taken back: the report says exactly what is left."""
+    node = node_of(count)
+    before = node.pfs[A]
+    node.fail_at, node.fail_all = number, True
+    report = provision(node, CHANGE, terms=FORCED)
+    assert report.failed
+    now = node.pfs[A]
+    said = " ".join(part for failure in report.failed for part in failure.left)
+    own = any(step for failure in report.failed for step in failure.left if not step.startswith(("VF ", "cannot ")))
+    if now.num_vfs != before.num_vfs and not any(vf.address in str(report.failed[0]) for vf in now.vfs):
+        assert f"num vfs {now.num_vfs}, was {before.num_vfs}" in said
+        assert own
+    for vf, was in zip(now.vfs, before.vfs, strict=False):
+        if now.num_vfs == before.num_vfs and vf.driver != was.driver and vf.driver != {0: "vfio-pci"}.get(vf.index):
+            assert f"VF {vf.index}: driver {vf.driver or 'none'}, was {was.driver}" in said
+    if not now.autoprobe:
+        assert "autoprobe off, was on" in said
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_record_that_cannot_be_written_keeps_the_pf_as_it_is(tmp_path, late):
+    node = node_of(0)
+    (tmp_path / "pfs").write_text("a file where the folder should be")
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    (problem,) = provision(node, CHANGE, terms=replace(FORCED, ledger=ledger)).problems
+    assert problem.startswith(f"cannot make PF {A} what it should be: cannot write the record {tmp_path}/pfs/{A}")
+    assert (node.state(), node.log) == (before, [])
+
+
+# ---- over boots -----------------------------------------------------------------------------------------
+
+
+def test_the_last_good_state_comes_back_after_a_boot(tmp_path):
+    node = node_of(0)
+    provision(node, WISH, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT)))
+    after = node.state()
+    booted = node_of(0)
+    ledger = Ledger(tmp_path, "another boot")
+    assert apply_last_good(booted.executor(), FREE, ledger).problems == ()
+    assert booted.state() == after
+    assert ledger.records[A].before.num_vfs == 0
+
+
+def test_what_failed_is_not_the_last_good_state(tmp_path):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger))
+    node.fail_at, node.fail_all = len(node.log), True
+    assert provision(node, CHANGE, terms=replace(FORCED, ledger=ledger)).failed
+    assert ledger.records[A].last_good == PfState(num_vfs=2)
+
+
+def test_after_a_boot_the_vfs_that_are_there_are_not_ours(tmp_path):
+    node = node_of(0)
+    provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=Ledger(tmp_path, BOOT)))
+    booted = node_of(2)
+    ledger = Ledger(tmp_path, "another boot")
+    assert ledger.find_foreign(booted.pfs.values()) == {A}
+    before = booted.state()
+    assert reset(booted.executor(), FREE, ledger).problems == ()
+    assert booted.state() == before
+    assert ledger.records == {}                    # nothing of it comes back at the next boot
+
+
+def test_vfs_of_another_maker_are_taken_over_by_name_only(tmp_path):
+    node = node_of(2)
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FREE, ledger=ledger)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
+    (refused,) = provision(node, wish, terms=terms).refused
+    assert refused.override == Override.ADOPT
+    assert (node.state(), ledger.records) == (before, {})
+    assert provision(node, wish, terms=replace(terms, overrides={Override.ADOPT})).problems == ()
+    assert provision(node, PfState(num_vfs=2, vfs={1: VfState(driver=VFIO)}), terms=terms).problems == ()
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    assert node.state() == before
+
+
+def test_reset_leaves_vfs_that_pods_have(tmp_path):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger))
+    before, records = node.state(), ledger.records
+    used = Terms(in_use=lambda vf: vf.index == 1)
+    (refused,) = reset(node.executor(), used, ledger).refused
+    assert refused.override == Override.IN_USE
+    assert (node.state(), ledger.records) == (before, records)
+
+
+def test_another_card_in_the_slot_has_no_record(tmp_path):
+    node = node_of(0)
+    provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=Ledger(tmp_path, BOOT)))
+    other = node_of(0, device="1572")
+    ledger = Ledger(tmp_path, BOOT)
+    assert ledger.find(other.pfs[A]) is None
+    assert apply_last_good(other.executor(), FREE, ledger).done == ()
+
+
+def test_a_vf_that_had_no_driver_has_none_after_reset(tmp_path):
+    node = FakeNode(replace(make_pf(A, 1), num_vfs=1, vfs=(make_vf(make_pf(A, 1), 0),)))
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FREE, ledger=ledger, overrides={Override.ADOPT})
+    assert provision(node, PfState(num_vfs=1), terms=terms).problems == ()
+    assert node.pfs[A].vfs[0].driver == "igbvf"
+    assert ledger.records[A].before.vfs[0].driver == NO_DRIVER
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    assert node.pfs[A].vfs[0].driver is None
