@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from sriov.tables import plain, tint
 def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None) -> int:
     """Run one command; returns the exit status. `discover` None: the kernel of this node."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")    # a netdev may have any name, a locale few characters
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     output = Output(sys.stdout, sys.stderr, arguments.output, tint if coloured else plain)
     node = Node(discover=discover or _discover, read_owners=_read_owners)
@@ -37,6 +40,8 @@ def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None)
     except BrokenPipeError:
         # The reader has what it wanted (`vfpool discover | head`). The interpreter flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
         return FAILED
     return status
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
-from sriov.invocation import FAILED, Commands, Node, add_file, add_state, add_sysfs, load_file, status_of
+from sriov.diagnosis import find_obstacles
+from sriov.examination import Examination
+from sriov.invocation import FAILED, Commands, Node, add_file, add_root, add_state, add_sysfs, load_file, status_of
 from sriov.ledger import Ledger
 from sriov.model import VirtualFunction
 from sriov.output import Output
+from sriov.plan import Plan
 from sriov.plantext import format_plan, plan_document
 from sriov.report import format_unreadable
+from sriov.steps import MakeVfs, pf_name
+from sriov.symptoms import Symptoms
 from sriov.sysfs import Sysfs
 
 
@@ -21,6 +27,7 @@ def add_commands(commands: Commands) -> tuple[argparse.ArgumentParser, ...]:
         add_file(command)
         add_state(command)
         add_sysfs(command)
+        add_root(command)
     return (plan,)
 
 
@@ -38,8 +45,24 @@ def _plan(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     def in_use(vf: VirtualFunction) -> bool:
         return vf.away or vf.address in owners
 
-    plan = plan_jobs(Executor(sysfs), pool_file_jobs(host, file), Terms(in_use=in_use, ledger=ledger))
-    output.warn([*file.warnings, *(f"set aside a damaged record: {damaged}" for damaged in ledger.damaged)])
-    output.show({**plan_document(plan), "unreadable": list(host.unreadable)},
-                lambda: format_plan(plan, output.paint) + format_unreadable(host))
+    jobs = pool_file_jobs(host, file)
+    plan = plan_jobs(Executor(sysfs), jobs, Terms(in_use=in_use, ledger=ledger))
+    fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
+    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
+    warnings = [*file.warnings, *(f"set aside a damaged record: {damaged}" for damaged in ledger.damaged),
+                *_foresee(plan, symptoms)]
+    output.warn(warnings)
+
+    def text() -> str:
+        return (format_plan(plan, output.paint) or f"nothing to do: {fits}\n") + format_unreadable(host)
+
+    output.show({**plan_document(plan), "warnings": warnings, "unreadable": list(host.unreadable)}, text)
     return FAILED if plan.refused else status_of(host)
+
+
+def _foresee(plan: Plan, symptoms: Symptoms) -> Iterator[str]:
+    """What would go wrong with the plan's new VFs, though nothing forbids them."""
+    for step in plan.steps:
+        if isinstance(step, MakeVfs):
+            for finding in find_obstacles(step.pf, symptoms, step.count):
+                yield f"{pf_name(step.pf)}: {finding.problem} (hint: {finding.action})"

@@ -91,14 +91,19 @@ def _of_pf(pf: PhysicalFunction, symptoms: Symptoms, wanted: int) -> Iterator[Fi
         yield found(f"{pf.link.name} has no carrier: its VFs have no way out",
                     "check cable, transceiver and switch port")
     if wanted > pf.num_vfs:
-        capability = symptoms.capabilities.get(pf.address, Capability())
-        for problem, action in _room(pf, capability, wanted):
-            yield found(problem, action)
-        for name in symptoms.modules.for_ids(pf.vendor, capability.vf_device or ""):
-            for problem, action in _missing(name, symptoms, by_name=False):
-                yield found(f"of its VFs: {problem}", action)
+        yield from find_obstacles(pf, symptoms, wanted)
     for tie in pf.ties:
         yield found(f"the node itself needs it: it {tie}", "give the node another NIC for that, or use another PF")
+
+
+def find_obstacles(pf: PhysicalFunction, symptoms: Symptoms, wanted: int) -> Iterator[Finding]:
+    """What would keep `wanted` new VFs from being made, or from getting a driver."""
+    capability = symptoms.capabilities.get(pf.address, Capability())
+    for problem, action in _room(pf, capability, wanted):
+        yield Finding(device=pf.address, problem=problem, action=action)
+    for name in symptoms.modules.for_ids(pf.vendor, capability.vf_device or ""):
+        for problem, action in _missing(name, symptoms, by_name=False):
+            yield Finding(device=pf.address, problem=f"of its VFs: {problem}", action=action)
 
 
 def _room(pf: PhysicalFunction, capability: Capability, wanted: int) -> Iterator[tuple[str, str]]:

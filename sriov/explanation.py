@@ -11,7 +11,7 @@ from sriov.model import PciFunction, PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools import PfEntry
 from sriov.ranges import VfIndices
-from sriov.tables import Paint, Tone, format_paragraph, plain
+from sriov.tables import Paint, Tone, format_heading, format_paragraph, plain
 
 Findings = Mapping[PciAddress, Sequence[Finding]]
 
@@ -33,7 +33,7 @@ def function_name(function: PciFunction) -> str:
 def format_pf(story: PfStory, findings: Findings, paint: Paint = plain, *, fully: bool = False) -> str:
     """A PF: its entry, its VFs with those of one fate together, what stands in the way. `fully`: every reason."""
     pf = story.pf
-    text = paint(f"PF {function_name(pf)}: {pf.num_vfs} of {pf.total_vfs} VFs", Tone.HEADING) + "\n"
+    text = format_heading(f"PF {function_name(pf)}: {pf.num_vfs} of {pf.total_vfs} VFs", paint)
     if story.entry is not None:
         text += format_paragraph(f"numVfs {story.entry.num_vfs} by the entry at {story.entry.place}", "  ")
     else:
@@ -49,19 +49,20 @@ def format_pf(story: PfStory, findings: Findings, paint: Paint = plain, *, fully
 def format_vf(story: VfStory, pf: PhysicalFunction, findings: Findings, paint: Paint = plain) -> str:
     """One VF: its pool and the selector that gave it there, what other selectors say, what stands in the way."""
     vf = story.vf
-    heading = f"VF {function_name(vf)}: VF {vf.index} of PF {function_name(pf)}"
-    text = paint(heading, Tone.HEADING) + "\n" + format_paragraph(_fate(story), "  ")
+    text = format_heading(f"VF {function_name(vf)}: VF {vf.index} of PF {function_name(pf)}", paint)
+    text += format_paragraph(_fate(story), "  ")
     text += "".join(_format_attempt(attempt, "    ") for attempt in story.attempts)
     text += "".join(format_paragraph(f"{_at(attempt)} would select it too, but comes later", "    ")
                     for attempt in story.later)
     text += _format_findings(findings.get(vf.address, ()), "  ", paint)
     of_pf = _format_findings(findings.get(pf.address, ()), "    ", paint)
-    return text + (f"  its PF {function_name(pf)}:\n{of_pf}" if of_pf else "")
+    return text + (format_paragraph(f"its PF {function_name(pf)}:", "  ") + of_pf if of_pf else "")
 
 
 def format_other(other: PciFunction, namesakes: Sequence[PfEntry], findings: Findings, paint: Paint = plain) -> str:
     """A NIC or accelerator that is no PF and no VF; `namesakes` are entries that would match it if it were one."""
-    text = paint(f"{function_name(other)}: neither PF nor VF", Tone.HEADING) + "\n"
+    text = format_heading(f"{function_name(other)}: neither PF nor VF", paint)
+    text += format_paragraph("; ".join([f"driver {other.driver or 'none'}", *other.ties]), "  ")
     text += "".join(format_paragraph(f"the entry at {entry.place} would match it", "  ") for entry in namesakes)
     return text + _format_findings(findings.get(other.address, ()), "  ", paint)
 

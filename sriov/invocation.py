@@ -41,6 +41,11 @@ def add_sysfs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
 
 
+def add_root(command: argparse.ArgumentParser) -> None:
+    """Give the command another / to read /proc, /etc and /lib below, for tests."""
+    command.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help=argparse.SUPPRESS)
+
+
 def add_state(command: argparse.ArgumentParser) -> None:
     """Give the command the folder of the agent's records."""
     command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",

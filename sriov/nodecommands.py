@@ -27,7 +27,7 @@ from sriov.explanation import (
     vf_document,
 )
 from sriov.exports import assignment_document, host_document
-from sriov.invocation import DONE, Commands, Node, add_file, add_state, add_sysfs, load_file, status_of
+from sriov.invocation import DONE, Commands, Node, add_file, add_root, add_state, add_sysfs, load_file, status_of
 from sriov.model import Host, PhysicalFunction, VirtualFunction
 from sriov.output import Output
 from sriov.pci import PciAddress
@@ -58,7 +58,7 @@ def add_commands(commands: Commands) -> tuple[argparse.ArgumentParser, ...]:
         add_state(command)
     for command in (discover, check, explain):
         add_sysfs(command)
-    explain.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help=argparse.SUPPRESS)
+    add_root(explain)
     return discover, check, explain
 
 

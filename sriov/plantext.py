@@ -5,12 +5,12 @@ from __future__ import annotations
 from sriov.exports import Json
 from sriov.plan import PfPlan, Plan
 from sriov.steps import Disturbs, MakeVfs, Step, VfStep, pf_name
-from sriov.tables import Paint, Tone, format_paragraph, plain
+from sriov.tables import Paint, Tone, format_heading, format_paragraph, plain
 
 
 def format_plan(plan: Plan, paint: Paint = plain) -> str:
-    """A diff: `+` what would be made, `-` what would go, `~` what would change, `!` what is refused."""
-    return "\n".join(_format_pf(each, paint) for each in plan.pfs) or "nothing to do: the node fits the file\n"
+    """A diff: `+` what would be made, `-` what would go, `~` what would change, `!` what is refused; maybe ""."""
+    return "\n".join(_format_pf(each, paint) for each in plan.pfs)
 
 
 def plan_document(plan: Plan) -> Json:
@@ -27,7 +27,7 @@ def plan_document(plan: Plan) -> Json:
 
 
 def _format_pf(plan: PfPlan, paint: Paint) -> str:
-    text = paint(pf_name(plan.pf), Tone.HEADING) + "\n"
+    text = format_heading(pf_name(plan.pf), paint)
     for step in plan.steps:
         disturbs = f" [disturbs {step.disturbs}]" if step.disturbs is not Disturbs.NOTHING else ""
         text += _tinted(f"{_sign(step)} {step.describe()}{disturbs}", _tone(step), paint)

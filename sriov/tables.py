@@ -75,6 +75,11 @@ def format_paragraph(text: str, first: str = "", rest: str | None = None) -> str
     return first + f"\n{following}".join(split(clean(text), room)) + "\n"
 
 
+def format_heading(text: str, paint: Paint = plain) -> str:
+    """A line of its own, however long."""
+    return paint(clean(text), Tone.HEADING) + "\n"
+
+
 def split(text: str, width: int) -> list[str]:
     """Lines of this width; a path stays whole, to be pasted, even if it is longer."""
     return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]

@@ -1,6 +1,7 @@
 """Every selector's answer to a VF: the same as `assign`, and every reason of every selector."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +78,7 @@ pools_of_any_kind = st.lists(st.builds(
     st.integers(0, 8)), max_size=4, unique_by=lambda pool: pool.resource)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(pools_of_any_kind)
 def test_explanations_agree_with_the_assignment(host, pools):
     assignment = assign(host, pools)
@@ -150,7 +151,9 @@ def test_a_nic_that_an_entry_means_but_that_is_no_pf(host):
     namesakes = find_namesakes(other, ENTRIES)
     assert namesakes == ENTRIES[:1]
     assert format_other(other, namesakes, {}) == (
-        "eno1 (0000:17:00.0): neither PF nor VF\n  the entry at p:2:5 would match it\n")
+        "eno1 (0000:17:00.0): neither PF nor VF\n  driver i40e\n  the entry at p:2:5 would match it\n")
+    tied = replace(other, driver=None, ties=("has address 192.0.2.1/24",))
+    assert "  driver none; has address 192.0.2.1/24\n" in format_other(tied, (), {})
 
 
 def test_as_a_pf_a_nic_keeps_all_that_is_known_of_it(host):

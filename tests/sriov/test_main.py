@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cni.record import Baseline, Owner, Phase, Record, format_record
@@ -17,6 +19,7 @@ from sriov.errors import HostError
 from sriov.model import VfSettings
 from sriov.output import Output
 from sriov.pci import PciAddress
+from tests.support.nics import nic
 from tests.support.tree import Pf, Tree
 
 POOLS = """\
@@ -54,7 +57,8 @@ def run(tree, tmp_path, capsys):
     """Run a command about the node; its state folder and its / hold nothing."""
     def run(command, *argv):
         options = ["--sysfs", tree.root]
-        options += ["--state-dir", tmp_path / "state"] if command != "explain" else ["--root", tmp_path / "root"]
+        options += ["--state-dir", tmp_path / "state"] if command != "explain" else []
+        options += ["--root", tmp_path / "root"] if command in ("explain", "plan") else []
         status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         return status, *capsys.readouterr()
 
@@ -234,6 +238,22 @@ def test_explain_reads_a_configuration_of_the_device_plugin(run, tmp_path, monke
     assert "in intel.com/old" in run("explain", config, "3b:02.2")[1]
 
 
+def test_the_readme_shows_what_explain_says(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = [block.split("```")[0] for block in readme.split("```yaml\n")[1:] if "kind: PoolFile" in block]
+    shown = readme.split("`vfpool explain pools.yaml` says:\n\n")[1].split("\n\n## ")[0]
+    pf = nic("i40e", "0000:3b:00.0", "ens1f0", num_vfs=8, away={1}, vf_drivers=dict.fromkeys((4, 5, 6), "vfio-pci"))
+    tree = Tree(tmp_path / "sys").add(pf)
+    links = [replace(link, carrier=link.name != "ens1f0") for link in tree.links]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text("iommu=off\n")
+    (tmp_path / "pools.yaml").write_text(example.replace("vfs: 4-7", "vfs: 4-6"))
+    monkeypatch.chdir(tmp_path)
+    argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--root", str(tmp_path)]
+    assert main(argv, discover=lambda sysfs: sysfs.scan(links)) == 0
+    assert textwrap.indent(capsys.readouterr().out, "    ") == shown + "\n"
+
+
 # ---- plan -------------------------------------------------------------------------------------------------
 
 
@@ -259,8 +279,21 @@ def test_plan_that_is_refused_fails(run, pools):
     assert f"  ! {pools}:4:5: numVfs 6 on PF ens1f0 (0000:3b:00.0): " in out
 
 
+def test_plan_warns_of_what_the_kernel_would_refuse(run, tree, pools):
+    tree.add_other("0000:5d:00.0", "060400", subordinate_bus_number=0x5e)
+    tree.add(Pf("0000:5e:00.0", "ens2f0", total_vfs=64, offset=200, behind=("0000:5d:00.0",)))
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens2f0}").replace("numVfs: 4", "numVfs: 57"))
+    status, out, err = run("plan", pools)
+    assert status == 0
+    assert "+ make 57 VFs" in out
+    assert "PF ens2f0 (0000:5e:00.0): VF 56 would be on PCI bus 5f, the bridge above it has none after 5e" in err
+    assert "(hint: ask for 56 VFs, or " in err
+
+
 def test_plan_with_nothing_to_do(run, pools):
     pools.write_text(POOLS.replace("ens1f0", "ens9f0"))
+    assert run("plan", pools)[:2] == (0, "nothing to do: no entry of the file matches a PF of this node\n")
+    pools.write_text(POOLS[:POOLS.index("pools:")])
     assert run("plan", pools)[:2] == (0, "nothing to do: the node fits the file\n")
 
 
@@ -284,6 +317,7 @@ def test_yaml_and_json_say_the_same(run, pools, argv):
     assert yaml.safe_load(in_yaml) == json.loads(in_json)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: (
     st.lists(inner) | st.dictionaries(st.text(), inner))))
 def test_any_document_is_the_same_in_yaml(value):
@@ -344,6 +378,39 @@ def test_completion_knows_every_command(capsys):
     assert "sysfs" not in script      # what help does not show is not offered
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- whatever the node is like ----------------------------------------------------------------------------
+
+
+harm = st.lists(st.tuples(
+    st.sampled_from(["0000:3b:00.0", "0000:3b:02.0", "0000:3b:02.2", "0000:17:00.0"]),
+    st.sampled_from(["class", "vendor", "device", "numa_node", "driver", "iommu_group", "sriov_totalvfs", "virtfn1",
+                     "sriov_numvfs", "sriov_offset", "sriov_vf_device", "enable", "resource", "physfn", "net"]),
+    st.sampled_from(["remove", "garbage", "folder"])), max_size=4)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(harm)
+def test_no_tree_makes_a_traceback(capsys, tmp_path_factory, harm):
+    folder = tmp_path_factory.mktemp("harmed")
+    tree = Tree(folder / "sys").add(Pf("0000:3b:00.0", "ens1f0", num_vfs=4, iommu=True, vf_drivers={2: "vfio-pci"}))
+    tree.add_other("0000:17:00.0", "020000", netdev="eno1", driver="i40e")
+    (folder / "pools.yaml").write_text(POOLS)
+    for address, file, how in harm:
+        if os.path.lexists(tree.path(address, file)):
+            tree.remove(address, file) if how == "remove" else tree.make_unreadable(address, file)
+            if how == "garbage" and tree.path(address, file).is_dir():
+                tree.remove(address, file)
+                tree.write(address, file, "\x1b[2J-garbage")
+    options = ["--sysfs", str(tree.root)]
+    for argv in (["discover"], ["check", "FILE", "--host"], ["explain", "FILE"], ["explain", "FILE", "3b:02.2"],
+                 ["plan", "FILE", "--state-dir", str(folder / "state")]):
+        words = [str(folder / "pools.yaml") if word == "FILE" else word for word in argv]
+        assert main([*words, *options], discover=lambda sysfs: sysfs.scan(tree.links)) in (0, 1, 2)
+        out, err = capsys.readouterr()
+        assert out or err
+        assert "\x1b" not in out
 
 
 def command(*argv):
