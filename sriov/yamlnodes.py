@@ -140,6 +140,10 @@ class Cursor:
     def __getitem__(self, key: str) -> Cursor:
         return self._fields[key]
 
+    def plain(self) -> object:
+        """Mappings, lists and texts as they are written, for a file of somebody else's that may say anything."""
+        return _plain(self._node)
+
     @property
     def is_mapping(self) -> bool:
         return isinstance(self._node, yaml.MappingNode)
@@ -182,6 +186,12 @@ class Cursor:
             yield parse(self._node.value)
         except InputError as error:
             self.note(error.message)
+
+
+def _plain(node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): _plain(value) for key, value in node.value}
+    return [_plain(item) for item in node.value] if isinstance(node, yaml.SequenceNode) else node.value
 
 
 def _describe(node: yaml.Node) -> str:
