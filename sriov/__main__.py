@@ -15,6 +15,7 @@ from sriov import changecommands, nodecommands
 from sriov.completion import bash_script, read_commands
 from sriov.errors import InputError, SriovError
 from sriov.invocation import DONE, FAILED, WRONG_INPUT, Commands, Discover, Node, Owners
+from sriov.ledger import BOOT_ID
 from sriov.model import Host
 from sriov.output import FORMATS, Output
 from sriov.pci import PciAddress
@@ -37,9 +38,12 @@ def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None)
         return _complain(error, WRONG_INPUT)
     except SriovError as error:
         return _complain(error, FAILED)
-    except BrokenPipeError:
-        # The reader has what it wanted (`vfpool discover | head`). The interpreter flushes once more at exit.
+    except OSError as error:
+        # A reader that has what it wanted (`vfpool discover | head`) is nothing to complain of. The interpreter
+        # flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"cannot write the answer: {error.strerror}\n")
         return FAILED
     except KeyboardInterrupt:
         return FAILED
@@ -70,6 +74,7 @@ def _read_owners(state: Path) -> Owners:
     """Who has which VF, as far as the agent's records can be read: what cannot is for the agent to complain of."""
     owners: dict[PciAddress, str] = {}
     try:
+        boot_id = BOOT_ID.read_text().strip()
         paths = sorted((state / "vfs").glob("*.json"))
     except OSError:
         return owners
@@ -78,7 +83,8 @@ def _read_owners(state: Path) -> Owners:
             record = parse_record(path.read_text())
         except (OSError, UnicodeDecodeError, SriovError):
             continue
-        owners[record.vf] = str(record.owner)
+        if record.boot_id == boot_id:      # no pod outlives its node's boot, its record may
+            owners[record.vf] = str(record.owner)
     return owners
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from sriov.model import Host, PciFunction, PhysicalFunction, VirtualFunction
@@ -21,9 +22,13 @@ _NO_POOL, _INK, _FAINT, _ALARM = "#ffffff", "#222222", "#777777", "#c00000"
 _CELL, _GAP, _COLUMNS = 30, 4, 16     # VFs, in pixels
 _MARGIN, _PAD, _LINE = 16, 12, 18
 _HEAD = 3 * _LINE                     # the lines above a PF's VFs
+_OWNER_COLUMNS = 2                    # of the list of owners below them
 _PF_WIDTH = _COLUMNS * (_CELL + _GAP) - _GAP + 2 * _PAD
 _PFS_IN_ROW = 2
 _CHARACTER = 6.7                      # about the width of one at 12 px, to keep text in its box
+
+
+Owners: TypeAlias = Mapping[PciAddress, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class _Pools:
         )
 
 
-def draw(host: Host, assignment: Assignment | None = None, owners: Mapping[PciAddress, str] | None = None) -> str:
+def draw(host: Host, assignment: Assignment | None = None, owners: Owners | None = None) -> str:
     """SVG text. `assignment` None: no pools are shown. `owners` says who has a VF, where that is known."""
     pools, width = _Pools.of(assignment), _PFS_IN_ROW * (_PF_WIDTH + _PAD) + _PAD + 2 * _MARGIN
     svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": "sans-serif", "font-size": "12"})
@@ -85,20 +90,20 @@ def _draw_legend(svg: Element, pools: _Pools, width: int) -> int:
         _text(svg, x + 20, y + 11, label)
         x += needed
     _text(svg, _MARGIN, y + 2 * _LINE if pools.colours else y + 11,
-          "dot: in a pod; red border: not healthy; dashed: no driver; small number: VF index",
+          "number: VF index; dot: in a pod; dashed: no driver; red: not healthy, or needed by the node itself",
           fill=_FAINT)
     return y + (3 if pools.colours else 1) * _LINE
 
 
 def _draw_node(svg: Element, numa: int | None, pfs: Sequence[PhysicalFunction], others: Sequence[PciFunction],
-               top: int, width: int, pools: _Pools, owners: Mapping[PciAddress, str]) -> int:
+               top: int, width: int, pools: _Pools, owners: Owners) -> int:
     box = _box(svg, _MARGIN, top, width, 0, "#f4f4f4")
     y = top + _LINE
     _text(svg, _MARGIN + _PAD, y, "NUMA node not known" if numa is None else f"NUMA node {numa}", weight="bold")
     y += _PAD
     for first in range(0, len(pfs), _PFS_IN_ROW):
         row = pfs[first : first + _PFS_IN_ROW]
-        height = max(map(_pf_height, row))
+        height = max(_pf_height(pf, owners) for pf in row)
         for column, pf in enumerate(row):
             _draw_pf(svg, pf, _MARGIN + _PAD + column * (_PF_WIDTH + _PAD), y, height, pools, owners)
         y += height + _PAD
@@ -111,13 +116,18 @@ def _draw_node(svg: Element, numa: int | None, pfs: Sequence[PhysicalFunction], 
     return y + _PAD
 
 
-def _pf_height(pf: PhysicalFunction) -> int:
-    rows = -(-len(pf.vfs) // _COLUMNS)
-    return _HEAD + (_LINE if pf.ties else 0) + rows * (_CELL + _GAP) + _PAD
+def _pf_height(pf: PhysicalFunction, owners: Owners) -> int:
+    owned = sum(vf.address in owners for vf in pf.vfs)
+    return (_HEAD + (_LINE if pf.ties else 0) + _rows(len(pf.vfs), _COLUMNS) * (_CELL + _GAP)
+            + _rows(owned, _OWNER_COLUMNS) * _LINE + _PAD)
+
+
+def _rows(count: int, columns: int) -> int:
+    return -(-count // columns)
 
 
 def _draw_pf(svg: Element, pf: PhysicalFunction, x: int, y: int, height: int, pools: _Pools,
-             owners: Mapping[PciAddress, str]) -> None:
+             owners: Owners) -> None:
     _box(svg, x, y, _PF_WIDTH, height, "#ffffff", _ALARM if pf.ties else _INK)
     link, room = pf.known_link, _PF_WIDTH - 2 * _PAD
     state = "no netdev" if link is None else "off" if not link.up else "up" if link.carrier else "no carrier"
@@ -133,6 +143,15 @@ def _draw_pf(svg: Element, pf: PhysicalFunction, x: int, y: int, height: int, po
         row, column = divmod(number, _COLUMNS)
         _draw_vf(svg, vf, x + _PAD + column * (_CELL + _GAP), top - _PAD // 2 + row * (_CELL + _GAP), pools,
                  owners.get(vf.address))
+    _draw_owners(svg, pf, x + _PAD, top + _rows(len(pf.vfs), _COLUMNS) * (_CELL + _GAP) + _PAD, room, owners)
+
+
+def _draw_owners(svg: Element, pf: PhysicalFunction, x: int, y: int, room: int, owners: Owners) -> None:
+    owned = [(vf.index, owners[vf.address]) for vf in pf.vfs if vf.address in owners]
+    width = room // _OWNER_COLUMNS
+    for number, (index, owner) in enumerate(owned):
+        row, column = divmod(number, _OWNER_COLUMNS)
+        _text(svg, x + column * width, y + row * _LINE, f"{index}: {owner}", room=width - _PAD)
 
 
 def _draw_vf(svg: Element, vf: VirtualFunction, x: int, y: int, pools: _Pools, owner: str | None) -> None:

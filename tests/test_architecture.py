@@ -24,7 +24,7 @@ PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
     "sriov.tables", "sriov.exports", "sriov.explain", "sriov.explanation", "sriov.drawing", "sriov.plantext",
     "sriov.modprobe", "sriov.symptoms", "sriov.diagnosis", "sriov.guards", "sriov.steps", "sriov.state",
-    "sriov.ownership", "sriov.claims",
+    "sriov.ownership", "sriov.claims", "sriov.override",
     "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties", "sriov.known",
     "sriov.patterns", "sriov.ranges", "sriov.selectors", "sriov.overlap", "sriov.advice", "sriov.poolformat",
     "sriov.documents", "sriov.scalars", "sriov.jsonnodes", "sriov.dpfields", "sriov.dpselectors", "sriov.dpconfig",

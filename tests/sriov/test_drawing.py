@@ -97,6 +97,19 @@ def test_pools_faults_and_owners(host):
     dots = {name for name, (_, _, rest) in boxes.items() if any(each.tag == f"{SVG}circle" for each in rest)}
     assert dots == {f"VF 3, {first[3].address}", *(f"VF 1, {pf.vfs[1].address}" for pf in host.pfs)}
     assert "container abc, net1 of network fast" in of(first[3])[0]
+    assert "3: container abc, net1 of network fast" in texts(svg)
+
+
+def test_many_owners_stay_in_the_box_of_their_pf(host):
+    pf = host.pfs[0]
+    svg = parse(draw(Host(pfs=(pf,)), None, {vf.address: "container " + "a" * 90 for vf in pf.vfs}))
+    outer, box = [box for box in svg.findall(f"{SVG}rect") if box.get("width") != "100%"][:2]
+    lines = [text for text in svg.iter(f"{SVG}text") if text.text.partition(": ")[2].startswith("container")]
+    assert len(lines) == 64
+    left, top, right, bottom = area(box)
+    assert all(left < int(line.get("x")) < right and top < int(line.get("y")) < bottom for line in lines)
+    assert all(line.text.endswith("…") and line[0].tag == f"{SVG}title" for line in lines)
+    assert area(outer)[3] > bottom
 
 
 def test_the_same_node_gives_the_same_text(host):
@@ -118,4 +131,4 @@ def test_what_names_and_sentences_hold_is_no_markup(host):
 
 def test_a_node_without_any():
     assert texts(parse(draw(Host()))) == [
-        "dot: in a pod; red border: not healthy; dashed: no driver; small number: VF index"]
+        "number: VF index; dot: in a pod; dashed: no driver; red: not healthy, or needed by the node itself"]

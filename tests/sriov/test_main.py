@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cni.record import Baseline, Owner, Phase, Record, format_record
 from sriov.__main__ import main
 from sriov.errors import HostError
+from sriov.ledger import BOOT_ID
 from sriov.model import VfSettings
 from sriov.output import Output
 from sriov.pci import PciAddress
@@ -358,17 +359,21 @@ def test_svg(run, pools, tmp_path, words):
 
 
 def test_the_drawing_names_who_has_a_vf(run, tmp_path):
-    vf = PciAddress("0000:3b:02.1")
+    vf, boot_id = PciAddress("0000:3b:02.1"), BOOT_ID.read_text().strip()
     record = Record(
-        vf=vf, pf=PciAddress("0000:3b:00.0"), index=1, boot_id="b", phase=Phase.ATTACHED, sets_mac=False,
+        vf=vf, pf=PciAddress("0000:3b:00.0"), index=1, boot_id=boot_id, phase=Phase.ATTACHED, sets_mac=False,
         owner=Owner(container_id="abcdef", ifname="net1", network="fast", netns="/run/netns/x", cookie=1),
         baseline=Baseline(link=None, settings=VfSettings(), admin_mac=False))
     folder = tmp_path / "state/vfs"
     folder.mkdir(parents=True)
     (folder / f"{vf}.json").write_text(format_record(record))
     (folder / "0000:3b:02.2.json").write_text("{")
+    old = replace(record, boot_id="earlier", owner=replace(record.owner, container_id="gone"))
+    (folder / "0000:3b:02.3.json").write_text(format_record(old))
     assert run("discover", "--svg", tmp_path / "node.svg")[0] == 0
-    assert "container abcdef, net1 of network fast" in (tmp_path / "node.svg").read_text()
+    drawn = (tmp_path / "node.svg").read_text()
+    assert "container abcdef, net1 of network fast" in drawn
+    assert "gone" not in drawn
 
 
 def test_completion_knows_every_command(capsys):
@@ -439,6 +444,30 @@ def test_reader_that_goes_away_is_no_traceback(tree):
     assert child.stderr.read() == ""
     child.stderr.close()
     assert child.wait(timeout=30) == 1
+
+
+def test_disk_that_is_full(tree):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command("discover", "--sysfs", tree.root), stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "cannot write the answer: No space left on device\n")
+
+
+def test_locale_that_lacks_a_character(tmp_path):
+    pools = tmp_path / "pools\N{SNOWMAN}.yaml"
+    pools.write_text(POOLS)
+    done = subprocess.run(command("check", pools), capture_output=True, check=False,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"pools\\u2603.yaml:7:5: intel.com/sriov" in done.stdout
+
+
+def test_interrupt_is_no_traceback(capsys):
+    def interrupt(sysfs):
+        raise KeyboardInterrupt
+
+    assert main(["discover"], discover=interrupt) == 1
+    assert capsys.readouterr() == ("", "")
 
 
 def test_networks_of_an_annotation(capsys):
