@@ -129,7 +129,9 @@ class Agent:
         self._pool_file = pool_file
         self._inventory = Inventory()
         self._planned = asyncio.Event()
-        self._planned_last: tuple[str, ...] = ()      # the same is not tried again in vain
+        # The same is not tried again in vain. None: a scan does not see what PFs enforce on VFs, so the first try
+        # is made whatever it finds.
+        self._planned_last: tuple[str, ...] | None = None
         self._unreadable: tuple[str, ...] = ()
         # VFs that have the driver that this agent chose: `_scan` owns the set, `_provision` hands on new ones.
         self._tended: frozenset[PciAddress] = frozenset()

@@ -36,7 +36,8 @@ def scan_host(sysfs: Sysfs) -> Host:
 def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
     """What a pool file wants of the PFs that one of its entries matches; no other PF is ever written to."""
     return tuple(
-        Job(pf=pf, place=entry.place, wish=partial(settle, entry=entry, pools=pool_file.pools))
+        Job(pf=pf, place=entry.place, overrides=entry.force,
+            wish=partial(settle, entry=entry, pools=pool_file.pools))
         for pf in host.pfs if (entry := find_entry(pf, pool_file.physical_functions)) is not None
     )
 

@@ -7,24 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
+from sriov.override import Override
 from sriov.pci import PciAddress
 from sriov.steps import Disturbs, MakeVfs, PfStep, VfStep, pf_name
 
+__all__ = ["NO_FACTS", "Facts", "Guard", "InUse", "Override", "Refusal", "name_wish"]
+
 InUse = Callable[[VirtualFunction], bool]
-
-
-class Override(StrEnum):
-    """What an admin may say to have a step that is refused. A VF that a process has open has no such word:
-    unbinding or removing it would hang in the kernel until that process closes it."""
-
-    DISTURB_VFS = "disturb-vfs"       # steps that all VFs of a PF notice, idle ones too
-    IN_USE = "in-use"                 # VFs are taken from the pods that have them
-    TIED = "tied"                     # the node itself needs the NIC
-    CLAIMED = "claimed"               # another program's configuration makes the PF's VFs
-    ADOPT = "adopt"                   # the VFs were made by somebody else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

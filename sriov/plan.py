@@ -66,8 +66,9 @@ def plan_host(host: Host, entries: Sequence[PfEntry], pools: Sequence[Pool], in_
     `tended` are VFs that had their driver chosen before: who changed it since had a reason.
     VFs' steps are planned for the VFs that exist: after others were made, look and plan again.
     """
-    guard = Guard(facts=facts, in_use=in_use, overrides=overrides)
-    plans = (plan_pf(pf, settle(pf, entry, pools), guard, tended, entry.place)
+    guard = Guard(facts=facts, in_use=in_use)
+    plans = (plan_pf(pf, settle(pf, entry, pools), replace(guard, overrides={*overrides, *entry.force}), tended,
+                     entry.place)
              for pf in host.pfs if (entry := find_entry(pf, entries)) is not None)
     return Plan(pfs=tuple(plan for plan in plans if plan.steps or plan.refused))
 

@@ -13,9 +13,12 @@ from sriov.advice import warn_of_file
 from sriov.documents import DocumentErrors, decode
 from sriov.dpconfig import is_dp_config, parse_dp_config
 from sriov.errors import InputError
+from sriov.model import VfSettings
+from sriov.pci import MacAddress
 from sriov.pools import MAX_VFS, PfEntry, Pool, PoolFile
 from sriov.ranges import SpeedRange, VfIndices
 from sriov.scalars import (
+    DERIVED,
     expect,
     number,
     parse_acpi_index,
@@ -23,17 +26,23 @@ from sriov.scalars import (
     parse_boolean,
     parse_bound_driver,
     parse_driver,
+    parse_eswitch,
     parse_firmware_package,
     parse_function_class,
     parse_hex_id,
+    parse_link_state,
     parse_link_type,
     parse_mac,
     parse_netdev,
     parse_node_name,
     parse_numa_node,
+    parse_override,
     parse_pf,
+    parse_rate,
     parse_resource_name,
     parse_resource_prefix,
+    parse_switch,
+    parse_vf_mac,
     pattern,
 )
 from sriov.selectors import ANY_PF, FunctionClass, PfMatch, Selector
@@ -49,6 +58,7 @@ DEFAULT_PREFIX = "intel.com"          # what sriov-network-device-plugin uses wh
 _FUNCTION_KEYS = ("address", "path", "vendor", "device", "driver", "numaNode", "acpiIndex", "class", "rdma")
 _PF_KEYS = ("name", *_FUNCTION_KEYS, "mac", "linkType", "speed", "firmwarePackage")
 _MATCH_KEYS = (*_PF_KEYS, "node")
+_DEFAULT_KEYS = ("mtu", "vlan", "vlanQoS", "spoofchk", "trust", "linkState", "minTxRate", "maxTxRate")
 _SELECTOR_KEYS = ("pf", "vfs", *_FUNCTION_KEYS, "node")
 _ASKED_OF_PF = {key: f"pf: {{{key}: ...}}" for key in _PF_KEYS if key not in _SELECTOR_KEYS}
 
@@ -103,15 +113,32 @@ def _parse(root: Cursor) -> PoolFile:
 
 
 def _parse_entry(item: Cursor) -> PfEntry:
-    item.open_mapping(required=("match", "numVfs"), optional=("mtu", "exclude"))
+    item.open_mapping(required=("match", "numVfs"), optional=("mtu", "eswitch", "vfMacs", "force", "exclude"))
     match = _parse_match(item["match"], _MATCH_KEYS) if "match" in item else PfMatch()
     exclude = tuple(_parse_match(each, _PF_KEYS) for each in item.items("exclude"))
     return PfEntry(
         match=replace(match, exclude=exclude),
         num_vfs=item.one("numVfs", number(0, MAX_VFS), 0),
         mtu=item.one("mtu", number(68, 65535), None),
-        place=item.place,
+        eswitch=item.one("eswitch", parse_eswitch, None),
+        force=item.many("force", parse_override),
+        place=item.place, **_parse_vf_macs(item),
     )
+
+
+class _VfMacs(TypedDict):
+    vf_macs: tuple[MacAddress, ...]
+    derive_macs: bool
+
+
+def _parse_vf_macs(item: Cursor) -> _VfMacs:
+    found = item.many("vfMacs", parse_vf_mac)
+    macs = tuple(mac for mac in found if mac is not None)
+    if len(macs) not in (0, len(found)) or len(found) > max(len(macs), 1):
+        item["vfMacs"].note(f"expected {DERIVED}, or a list of MAC addresses")
+    elif len(set(macs)) < len(macs):
+        item["vfMacs"].note("expected a MAC address of its own for each VF")
+    return {"vf_macs": macs, "derive_macs": None in found}
 
 
 def _parse_match(item: Cursor, keys: tuple[str, ...]) -> PfMatch:
@@ -128,7 +155,7 @@ def _parse_match(item: Cursor, keys: tuple[str, ...]) -> PfMatch:
 
 def _parse_pool(item: Cursor, prefix: str) -> Pool:
     item.open_mapping(required=("resource", "select"),
-                      optional=("resourcePrefix", "driver", "excludeTopology", "exclude"))
+                      optional=("resourcePrefix", "driver", "excludeTopology", "exclude", "defaults"))
     name = item.one("resource", parse_resource_name, "")
     return Pool(
         resource=f"{item.one('resourcePrefix', parse_resource_prefix, prefix)}/{name or item.path}",
@@ -136,8 +163,23 @@ def _parse_pool(item: Cursor, prefix: str) -> Pool:
         driver=item.one("driver", parse_driver, None),
         exclude_topology=item.one("excludeTopology", parse_boolean, False),
         exclude=tuple(_parse_selector(selector) for selector in item.items("exclude")),
+        vf_settings=_parse_defaults(item["defaults"]) if "defaults" in item else VfSettings(),
+        vf_mtu=item["defaults"].one("mtu", number(68, 65535), None) if "defaults" in item else None,
         place=item.place,
     )
+
+
+def _parse_defaults(item: Cursor) -> VfSettings:
+    item.open_mapping(optional=_DEFAULT_KEYS)
+    settings = VfSettings(
+        vlan=item.one("vlan", number(0, 4094), None), vlan_qos=item.one("vlanQoS", number(0, 7), None),
+        spoofchk=item.one("spoofchk", parse_switch, None), trust=item.one("trust", parse_switch, None),
+        link_state=item.one("linkState", parse_link_state, None),
+        min_tx_rate=item.one("minTxRate", parse_rate, None), max_tx_rate=item.one("maxTxRate", parse_rate, None),
+    )
+    if settings.max_tx_rate and (settings.min_tx_rate or 0) > settings.max_tx_rate:
+        item["minTxRate"].note(f"expected at most maxTxRate ({settings.max_tx_rate}), got {settings.min_tx_rate}")
+    return settings
 
 
 def _parse_selector(item: Cursor) -> Selector:

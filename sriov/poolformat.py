@@ -40,6 +40,14 @@ def _entry_lines(entry: PfEntry) -> Iterator[str]:
         yield from (f"      - {_match(match)}" for match in entry.match.exclude)
     if entry.mtu is not None:
         yield f"    mtu: {entry.mtu}"
+    if entry.eswitch is not None:
+        yield f"    eswitch: {entry.eswitch}"
+    if entry.derive_macs:
+        yield "    vfMacs: derived"
+    if entry.vf_macs:
+        yield f"    vfMacs: {_values(entry.vf_macs)}"
+    if entry.force:
+        yield f"    force: {_values(entry.force)}"
 
 
 def _pool_lines(pool: Pool, default_prefix: str) -> Iterator[str]:
@@ -55,6 +63,20 @@ def _pool_lines(pool: Pool, default_prefix: str) -> Iterator[str]:
         yield f"    driver: {_scalar(pool.driver)}"
     if pool.exclude_topology:
         yield "    excludeTopology: true"
+    if (defaults := _defaults(pool)) != "{}":
+        yield f"    defaults: {defaults}"
+
+
+def _defaults(pool: Pool) -> str:
+    settings = pool.vf_settings
+    numbers = {"mtu": pool.vf_mtu, "vlan": settings.vlan, "vlanQoS": settings.vlan_qos,
+               "minTxRate": settings.min_tx_rate, "maxTxRate": settings.max_tx_rate}
+    switches = {"spoofchk": settings.spoofchk, "trust": settings.trust}
+    return _flow({
+        **{key: None if value is None else str(value) for key, value in numbers.items()},
+        **{key: None if value is None else "on" if value else "off" for key, value in switches.items()},
+        "linkState": None if settings.link_state is None else settings.link_state.name.lower(),
+    })
 
 
 def _match(match: PfMatch) -> str:

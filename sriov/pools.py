@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sriov.model import Host, PhysicalFunction, VirtualFunction
-from sriov.pci import PciAddress
+from sriov.model import Host, PhysicalFunction, VfSettings, VirtualFunction
+from sriov.override import Override
+from sriov.pci import MacAddress, PciAddress
 from sriov.ranges import MAX_VFS, VfIndices
 from sriov.selectors import PfMatch, Selector
 
@@ -14,6 +15,9 @@ __all__ = [
     "MAX_VFS", "Assignment", "Driver", "Member", "PfEntry", "PfMatch", "Pool", "PoolFile", "Selector", "VfIndices",
     "assign", "find_pool", "for_node",
 ]
+
+
+_UNSET = VfSettings()
 
 
 class Driver(str):
@@ -38,11 +42,18 @@ Driver.KERNEL = Driver("kernel")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PfEntry:
-    """What to make of the PFs that `match` names. `mtu` None: left as it is."""
+    """What to make of the PFs that `match` names. `mtu`, `eswitch` None: left as they are.
+
+    `vf_macs`: of VF 0, 1 and so on, as far as they go; `derive_macs`: each VF's from the PF's MAC and its index.
+    """
 
     match: PfMatch
     num_vfs: int
     mtu: int | None = None
+    eswitch: str | None = None        # legacy, switchdev
+    vf_macs: tuple[MacAddress, ...] = ()
+    derive_macs: bool = False
+    force: tuple[Override, ...] = ()
     place: str = field(default="", compare=False)    # "pools.yaml:5:5"
 
 
@@ -53,6 +64,8 @@ class Pool:
     driver: Driver | None = None      # None: whatever is bound
     exclude_topology: bool = False    # True: the kubelet is not told the NUMA node
     exclude: tuple[Selector, ...] = ()    # what any of them is about stays out, whatever `selectors` say
+    vf_settings: VfSettings = _UNSET  # what its VFs have where no network says otherwise; no MAC
+    vf_mtu: int | None = None         # of its VFs' netdevs; None: as it is
     place: str = field(default="", compare=False)    # "pools.yaml:9:5"
 
     def selects(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from sriov.documents import suggest
 from sriov.errors import InputError
+from sriov.model import LinkState
+from sriov.override import LASTING, Override
 from sriov.patterns import check_pattern, is_expression, is_literal
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools import Driver
@@ -21,7 +24,12 @@ _HEX_ID = re.compile(r"(?:0x)?([0-9a-f]{4})")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 _DRIVER = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_NODE_NAME = 253                  # a DNS subdomain
+_RATE = re.compile(r"0|[1-9][0-9]{0,9}")
+_MAX_RATE = 2**32 - 1
 LINK_TYPES = ("ether", "infiniband")
+DERIVED = "derived"                   # in place of VFs' MACs
+
+T = TypeVar("T")
 
 
 def parse_resource_prefix(text: str) -> str:
@@ -113,6 +121,44 @@ def parse_node_name(text: str) -> str:
         raise InputError("expected the name of a Kubernetes node like worker-1, or a glob like worker-*, got "
                          f"{text!r}")
     return text
+
+
+def parse_switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise InputError(f"expected on or off, got {text!r}")
+    return text == "on"
+
+
+def parse_link_state(text: str) -> LinkState:
+    return _choose(text, {each.name.lower(): each for each in LinkState}, "link state")
+
+
+def parse_eswitch(text: str) -> str:
+    return _choose(text, {each: each for each in ("legacy", "switchdev")}, "eswitch mode")
+
+
+def parse_override(text: str) -> Override:
+    if text == Override.IN_USE:
+        raise InputError("in-use is not for a file: what is in use would be taken away again and again")
+    return _choose(text, {str(each): each for each in LASTING}, "override")
+
+
+def parse_rate(text: str) -> int:
+    """Mbit/s; struct ifla_vf_rate holds 32 bits."""
+    if _RATE.fullmatch(text) is None or int(text) > _MAX_RATE:
+        raise InputError(f"expected a rate in Mbit/s from 0, which is no limit, to {_MAX_RATE}, got {text!r}")
+    return int(text)
+
+
+def parse_vf_mac(text: str) -> MacAddress | None:
+    """A VF's MAC; None: derived from the PF's."""
+    return None if text == DERIVED else MacAddress.parse_unicast(text)
+
+
+def _choose(text: str, choices: Mapping[str, T], what: str) -> T:
+    if text not in choices:
+        raise InputError(f"unknown {what} {text!r}{suggest(text, tuple(choices))}")
+    return choices[text]
 
 
 def parse_link_type(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sriov.errors import InputError
@@ -53,8 +53,8 @@ class PfState:
 
 def settle(pf: PhysicalFunction, entry: PfEntry, pools: Sequence[Pool]) -> PfState:
     """What entry and pools want of the PF and of the VFs that it has now; first match wins."""
-    wishes = {vf.index: _settle_vf(pf, vf, pools) for vf in pf.vfs}
-    return PfState(num_vfs=entry.num_vfs, mtu=entry.mtu,
+    wishes = {vf.index: _settle_vf(pf, vf, entry, pools) for vf in pf.vfs}
+    return PfState(num_vfs=entry.num_vfs, mtu=entry.mtu, eswitch=entry.eswitch,
                    vfs={index: wish for index, wish in wishes.items() if wish != ANY_VF})
 
 
@@ -122,9 +122,13 @@ def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
                          for name, value in values.items()})
 
 
-def _settle_vf(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -> VfState:
+def _settle_vf(pf: PhysicalFunction, vf: VirtualFunction, entry: PfEntry, pools: Sequence[Pool]) -> VfState:
     pool = find_pool(pf, vf, pools)
-    return ANY_VF if pool is None else VfState(driver=pool.driver)
+    state = ANY_VF if pool is None else VfState(driver=pool.driver, mtu=pool.vf_mtu, settings=pool.vf_settings)
+    mac = entry.vf_macs[vf.index] if vf.index < len(entry.vf_macs) else None
+    if entry.derive_macs and pf.known_link is not None:
+        mac = derive_mac(pf.known_link.mac, vf.index)
+    return state if mac is None else replace(state, settings=replace(state.settings, mac=mac))
 
 
 def _say(value: object) -> str:

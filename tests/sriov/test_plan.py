@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sriov.guards import Facts, Override
-from sriov.model import Host, Link, PhysicalFunction, VirtualFunction
+from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
 from sriov.plan import PfPlan, Plan, plan_host
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
-from sriov.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu
+from sriov.state import PfState, VfState, derive_mac, settle
+from sriov.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu, SetVfSettings
 
 A, B = PciAddress("0000:3b:00.0"), PciAddress("0000:5e:00.0")
 VFIO = Driver("vfio-pci")
@@ -154,6 +155,51 @@ def test_one_refusal_stops_no_other_pf():
     made = plan([pf(A, "ens1f0", vf(A, 0)), pf(B, "ens2f0")], [entry(4)])
     assert makings(made) == [(B, 4)]
     assert len(made.refused) == 1
+
+
+# ---- MACs and defaults ------------------------------------------------------------------------------------
+
+
+def test_what_entry_and_pool_settle_for_each_vf():
+    host = pf(A, "ens1f0", vf(A, 0), vf(A, 1), vf(A, 2))
+    first = MacAddress("02:00:00:00:00:01")
+    listed = replace(entry(3), vf_macs=(first,), eswitch="legacy")
+    defaults = replace(pool(VFIO, "0-1"), vf_mtu=9000, vf_settings=VfSettings(vlan=7))
+    assert settle(host, listed, [defaults]) == PfState(num_vfs=3, eswitch="legacy", vfs={
+        0: VfState(driver=VFIO, mtu=9000, settings=VfSettings(vlan=7, mac=first)),
+        1: VfState(driver=VFIO, mtu=9000, settings=VfSettings(vlan=7)),
+    })
+
+
+@given(st.integers(0, 2**48 - 1), st.sets(st.integers(0, 65535), max_size=300))
+def test_derived_macs_are_lasting_unicast_local_and_different(number, indices):
+    own = MacAddress(number.to_bytes(6, "big").hex(":"))
+    macs = [derive_mac(own, index) for index in sorted(indices)]
+    assert macs == [derive_mac(own, index) for index in sorted(indices)]
+    assert all(MacAddress.parse_unicast(mac) == mac and int(mac[:2], 16) & 2 for mac in macs)
+    assert len(set(macs)) == len(macs)
+
+
+def test_a_derived_mac_is_the_same_in_every_version():
+    """It is on switches' and DHCP servers' lists."""
+    host = pf(A, "ens1f0", vf(A, 0))
+    wish = settle(host, replace(entry(1), derive_macs=True), [])
+    assert wish.vfs[0].settings.mac == derive_mac(host.link.mac, 0) == "5e:ef:0f:21:64:27"
+    assert settle(replace(host, link=None), replace(entry(1), derive_macs=True), []).vfs == {}
+
+
+def test_settings_are_planned_where_they_are_known_and_differ():
+    host = pf(A, "ens1f0", vf(A, 0), vf(A, 1), vf(A, 2, "vfio-pci"))
+    wants = replace(pool(), vf_settings=VfSettings(vlan=7, trust=True))
+    known = {host.vfs[0].address: VfSettings(vlan=7, vlan_qos=0, trust=True),
+             host.vfs[2].address: VfSettings(vlan=0, vlan_qos=3, trust=True)}
+    (step,) = plan([host], [entry(3)], [wants], facts=Facts(settings=known)).steps
+    assert step == SetVfSettings(pf=host, vf=host.vfs[2], settings=VfSettings(vlan=7, vlan_qos=3),
+                                 before=known[host.vfs[2].address])
+    assert step.describe() == "set vlan 7, vlan qos 3 for VF 0000:3b:02.2"
+    assert step.disturbs == Disturbs.VF
+    used = [host.vfs[2].address]
+    assert plan([host], [entry(3)], [wants], used, facts=Facts(settings=known)) == Plan()
 
 
 # ---- drivers --------------------------------------------------------------------------------------------

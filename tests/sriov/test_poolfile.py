@@ -10,6 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sriov.errors import InputError
+from sriov.model import LinkState, VfSettings
+from sriov.override import LASTING, Override
 from sriov.pci import MacAddress, PciAddress
 from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
 from sriov.poolformat import format_pool_file
@@ -450,6 +452,63 @@ def test_selector_that_the_pool_s_own_driver_undoes(driver, warns):
     assert file.warnings == ((warning,) if warns else ())
 
 
+# ---- what PFs and VFs get ------------------------------------------------------------------------------
+
+
+def test_provisioning_keys():
+    file = parse("""\
+physicalFunctions:
+  - match: {name: ens1}
+    numVfs: 2
+    eswitch: switchdev
+    vfMacs: [02:00:00:00:00:01, 02-00-00-00-00-02]
+    force: [adopt, tied]
+  - {match: {name: ens2}, numVfs: 2, vfMacs: derived, force: disturb-vfs}
+pools:
+  - resource: a
+    select: [{pf: ens1}]
+    defaults: {mtu: 9000, vlan: 100, vlanQoS: 3, trust: on, spoofchk: off, linkState: enable, minTxRate: 100,
+               maxTxRate: 100000}
+""")
+    first, second = file.physical_functions
+    assert (first.eswitch, first.derive_macs) == ("switchdev", False)
+    assert first.vf_macs == (MacAddress("02:00:00:00:00:01"), MacAddress("02:00:00:00:00:02"))
+    assert first.force == (Override.ADOPT, Override.TIED)
+    assert (second.vf_macs, second.derive_macs, second.force) == ((), True, (Override.DISTURB_VFS,))
+    (pool,) = file.pools
+    assert pool.vf_mtu == 9000
+    assert pool.vf_settings == VfSettings(vlan=100, vlan_qos=3, trust=True, spoofchk=False, min_tx_rate=100,
+                                          max_tx_rate=100000, link_state=LinkState.ENABLE)
+
+
+@pytest.mark.parametrize(("key", "problem"), [
+    ("eswitch: switch", "eswitch: unknown eswitch mode 'switch', did you mean 'switchdev'?"),
+    ("vfMacs: [derived, 02:00:00:00:00:01]", "vfMacs: expected derived, or a list of MAC addresses"),
+    ("vfMacs: [derived, derived]", "vfMacs: expected derived, or a list of MAC addresses"),
+    ("vfMacs: [02:00:00:00:00:01, 02:00:00:00:00:01]", "vfMacs: expected a MAC address of its own for each VF"),
+    ("vfMacs: 03:00:00:00:00:01", "vfMacs: expected a unicast MAC address, got '03:00:00:00:00:01'"),
+    ("force: in-use", "force: in-use is not for a file: what is in use would be taken away again and again"),
+    ("force: [addopt]", "force[0]: unknown override 'addopt', did you mean 'adopt'?"),
+])
+def test_wrong_provisioning_key_of_an_entry(key, problem):
+    (found,) = problems(f"{HEAD}physicalFunctions:\n  - {{match: {{name: a}}, numVfs: 2, {key}}}\n")
+    assert found.partition(" ")[2] == f"physicalFunctions[0].{problem}"
+
+
+@pytest.mark.parametrize(("keys", "problem"), [
+    ("vlan: 4095", "vlan: expected a whole number from 0 to 4094, got '4095'"),
+    ("vlanQos: 3", "unknown key 'vlanQos', did you mean 'vlanQoS'?"),
+    ("trust: true", "trust: expected on or off, got 'true'"),
+    ("linkState: up", ("linkState: unknown link state 'up', expected one of auto, enable, disable")),
+    ("maxTxRate: 5000000000", ("maxTxRate: expected a rate in Mbit/s from 0, which is no limit, to 4294967295, got "
+                               "'5000000000'")),
+    ("maxTxRate: 10, minTxRate: 20", "minTxRate: expected at most maxTxRate (10), got 20"),
+])
+def test_wrong_default_of_a_pool(keys, problem):
+    (found,) = problems(f"{HEAD}pools:\n  - {{resource: a, select: [{{pf: x}}], defaults: {{{keys}}}}}\n")
+    assert found.partition(" ")[2] in (f"pools[0].defaults.{problem}", f"pools[0].defaults: {problem}")
+
+
 # ---- properties -----------------------------------------------------------------------------------------
 
 
@@ -484,7 +543,11 @@ pf_keys = {
 entries = st.builds(
     PfEntry, match=st.builds(PfMatch, **pf_keys, **node_names, exclude=several(st.builds(PfMatch, **pf_keys).filter(
         lambda match: match != PfMatch()))).filter(lambda match: replace(match, exclude=()) != PfMatch()),
-    num_vfs=st.integers(0, 65535), mtu=st.none() | st.integers(68, 65535))
+    num_vfs=st.integers(0, 65535), mtu=st.none() | st.integers(68, 65535),
+    eswitch=st.sampled_from([None, "legacy", "switchdev"]), force=several(st.sampled_from(LASTING)))
+entries = st.one_of(entries, st.builds(replace, entries, derive_macs=st.just(True)), st.builds(
+    replace, entries, vf_macs=st.lists(st.integers(0, 9), unique=True).map(
+        lambda numbers: tuple(MacAddress(f"02:00:00:00:00:0{n}") for n in numbers))))
 vfs = {"vfs": st.none() | spans.map(VfIndices.merge)}
 selectors = st.one_of(
     st.builds(Selector, pf=several(or_pattern(names)), **vfs, **function_keys, **node_names),
@@ -497,7 +560,13 @@ pools = st.builds(
     Pool, resource=st.builds("{}/{}".format, prefixes, resources),
     selectors=st.lists(selectors, min_size=1, max_size=3).map(tuple),
     exclude=st.lists(selectors, max_size=2).map(tuple),
-    driver=st.none() | drivers.map(Driver) | st.just(Driver.KERNEL), exclude_topology=st.booleans())
+    driver=st.none() | drivers.map(Driver) | st.just(Driver.KERNEL), exclude_topology=st.booleans(),
+    vf_mtu=st.none() | st.integers(68, 65535),
+    vf_settings=st.builds(
+        VfSettings, vlan=st.none() | st.integers(0, 4094), vlan_qos=st.none() | st.integers(0, 7),
+        spoofchk=st.none() | st.booleans(), trust=st.none() | st.booleans(),
+        min_tx_rate=st.none() | st.integers(0, 500), max_tx_rate=st.sampled_from([None, 0, 500, 2**32 - 1]),
+        link_state=st.sampled_from([None, *LinkState])))
 pool_files = st.builds(
     PoolFile, resource_prefix=prefixes, physical_functions=st.lists(entries, max_size=3).map(tuple),
     pools=st.lists(pools, max_size=3, unique_by=lambda pool: pool.resource).map(tuple))
