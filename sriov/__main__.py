@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cni.annotation import NETWORKS, NetworkRef, parse_networks
 from cni.record import parse_record
-from sriov import changecommands, nodecommands
+from sriov import changecommands, explaincommand, nodecommands
 from sriov.completion import bash_script, read_commands
 from sriov.errors import InputError, SriovError
 from sriov.invocation import DONE, FAILED, WRONG_INPUT, Commands, Discover, Node, Owners
@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vfpool", description="Pools of SR-IOV virtual functions on this node.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    added = (*nodecommands.add_commands(commands), *changecommands.add_commands(commands), _add_networks(commands))
-    for command in added:
+    of_node = [command for module in (nodecommands, explaincommand, changecommands)
+               for command in module.add_commands(commands)]
+    for command in (*of_node, _add_networks(commands)):
         command.add_argument("-o", "--output", choices=FORMATS, default="table", help="default: table")
 
     completion = commands.add_parser("completion", help="print a script that completes vfpool's words in a shell")

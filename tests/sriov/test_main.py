@@ -201,6 +201,15 @@ def test_explain_one_vf(run, pools):
         {"resource": "intel.com/sriov", "place": f"{pools}:8:14", "whyNot": ["vfs 0-1 has no 3"]}]
 
 
+def test_explain_says_what_could_not_be_read(run, tree, pools):
+    tree.remove("0000:3b:02.0", "vendor")
+    status, out, _ = run("explain", pools, "3b:02.3")
+    assert status == 1
+    assert "\nunreadable: cannot read VF 0 of PF 0000:3b:00.0: " in out
+    (reason,) = json.loads(run("explain", pools, "3b:00.0", "-o", "json")[1])["unreadable"]
+    assert reason.startswith("cannot read VF 0 of PF 0000:3b:00.0: ")
+
+
 def test_explain_a_nic_that_should_be_a_pf(run, tree, pools):
     tree.add_other("0000:17:00.0", "020000", netdev="ens9f0", driver="i40e")
     pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens9f0}"))
