@@ -205,7 +205,7 @@ def test_explain_says_what_could_not_be_read(run, tree, pools):
     tree.remove("0000:3b:02.0", "vendor")
     status, out, _ = run("explain", pools, "3b:02.3")
     assert status == 1
-    assert "\nunreadable: cannot read VF 0 of PF 0000:3b:00.0: " in out
+    assert "\nunreadable: cannot read VF 0 of PF 0000:3b:00.0:" in out
     (reason,) = json.loads(run("explain", pools, "3b:00.0", "-o", "json")[1])["unreadable"]
     assert reason.startswith("cannot read VF 0 of PF 0000:3b:00.0: ")
 
