@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from sriov.exports import assignment_document, host_document
 from sriov.model import Host, PhysicalFunction, VirtualFunction
 from sriov.pools import Pool, Selector, VfIndices, assign
-from sriov.report import format_assignment, format_host
+from sriov.report import format_assignment, format_host, say_speed
 from sriov.sysfs import Sysfs
 from sriov.tables import WIDTH
+from tests.support.nics import NICS, nic
 from tests.support.tree import Pf, Tree
 
 
@@ -39,6 +42,53 @@ def test_host_without_pfs_and_with_something_unreadable():
     assert format_host(Host()) == "no SR-IOV capable network PF found\n"
     assert format_host(Host(unreadable=("cannot read PF 0000:3b:00.0: x/class: EIO",))) == (
         "no SR-IOV capable network PF found\n\nunreadable: cannot read PF 0000:3b:00.0: x/class: EIO\n")
+
+
+def test_what_a_line_has_no_room_for(tmp_path):
+    """Speed, switch, firmware and RDMA of PFs, what the node needs a NIC for; what is no PF and no VF."""
+    tree = Tree(tmp_path / "sys").add(nic("ice", "0000:3b:00.0", "ens1f0", num_vfs=1))
+    tree.add_other("0000:17:00.0", "020000", netdev="eno1", driver="tg3")
+    tree.add_other("0000:18:00.0", "120000")
+    host = Sysfs(tree.root).scan(tree.links)
+    (pf,), (plain, accelerator) = host.pfs, host.others
+    (vf,) = pf.vfs
+    pf = replace(pf, eswitch="switchdev", firmware_package="ICE OS Default Package",
+                 vfs=(replace(vf, ties=("has address 192.0.2.9/24",)),))
+    plain = replace(plain, ties=("carries the default route (via bond0)", "port of bond0 (bond)",
+                                 "has address 192.0.2.1/24 (via bond0)"))
+    assert format_host(Host(pfs=(pf,), others=(plain, accelerator))) == """\
+PCI ADDRESS     VF     NETDEV    IDS        DRIVER  NUMA  IOMMU  MAC                MTU   LINK
+0000:3b:00.0    1/256  ens1f0    8086:1592  ice     -     -      02:00:00:00:00:02  1500  up
+  0000:3b:01.0  0      ens1f0v0  8086:1889  iavf    -     -      02:00:00:00:00:03  1500  up
+0000:17:00.0    -      eno1      8086:0001  tg3     -     -      02:00:00:00:00:04  1500  up
+0000:18:00.0    -      -         8086:0001  -       -     -      -                  -     -
+
+PCI ADDRESS   NETDEV    MORE
+0000:3b:00.0  ens1f0    100 Gbit/s; eswitch switchdev; firmware package ICE OS Default Package; RDMA
+                        mlx5_0
+0000:3b:01.0  ens1f0v0  has address 192.0.2.9/24
+0000:17:00.0  eno1      carries the default route (via bond0); port of bond0 (bond); has address
+                        192.0.2.1/24 (via bond0)
+0000:18:00.0  -         accelerator
+"""
+    assert format_host(Host(others=(accelerator,))).startswith("no SR-IOV capable network PF found\n\nPCI ADDRESS")
+
+
+@pytest.mark.parametrize(("speed", "text"), [(10, "10 Mbit/s"), (2500, "2.5 Gbit/s"), (400000, "400 Gbit/s")])
+def test_speeds(speed, text):
+    assert say_speed(speed) == text
+
+
+@pytest.mark.parametrize("kind", NICS)
+def test_documents_of_each_kind_of_nic(tmp_path, kind):
+    tree = Tree(tmp_path / "sys").add(nic(kind, "0000:3b:00.0", "ens1f0", num_vfs=2, away={1}))
+    host = Sysfs(tree.root).scan(tree.links)
+    (pf,) = json.loads(json.dumps(host_document(host)))["physicalFunctions"]
+    assert (pf["netdev"]["name"], pf["netdev"]["kind"]) == ("ens1f0", "ether")
+    assert pf["path"] == ["0000:3b:00.0"]
+    assert [vf["inPod"] for vf in pf["virtualFunctions"]] == [False, True]
+    assert bool(pf["rdma"]) == NICS[kind].get("rdma", False)
+    assert {key for vf in pf["virtualFunctions"] for key in vf} - set(pf) == {"index", "inPod"}
 
 
 def widest(function):
