@@ -13,6 +13,8 @@ from sriov.pools import PfEntry
 from sriov.ranges import VfIndices
 from sriov.tables import Paint, Tone, format_heading, format_paragraph, plain
 
+_NEAREST = 8                          # so many attempts are shown of each, where many things are explained
+
 Findings = Mapping[PciAddress, Sequence[Finding]]
 
 
@@ -38,8 +40,11 @@ def format_pf(story: PfStory, findings: Findings, paint: Paint = plain, *, fully
         text += format_paragraph(f"numVfs {story.entry.num_vfs} by the entry at {story.entry.place}", "  ")
     else:
         text += format_paragraph("no entry matches it: it is left as it is", "  ")
-    if fully or story.entry is None:
-        text += "".join(_format_attempt(attempt, "    ") for attempt in story.attempts if attempt.why_not)
+    missed = [attempt for attempt in story.attempts if attempt.why_not]
+    if fully:
+        text += "".join(_format_attempt(attempt, "    ") for attempt in missed)
+    elif story.entry is None:
+        text += _format_nearest(missed, "    ", pf.address)
     text += _format_findings(findings.get(pf.address, ()), "  ", paint)
     for group in _groups(story.vfs, findings):
         text += _format_group(group, paint) + _format_findings(findings.get(group[0].vf.address, ()), "    ", paint)
@@ -131,7 +136,8 @@ def _format_group(group: Sequence[VfStory], paint: Paint) -> str:
     first, *rest = format_paragraph(f"{name}: {_fate(story)}", "  ").splitlines()
     text = "".join(paint(line, tone) + "\n" for line in (first, *rest))
     if story.pool is None:
-        text += "".join(_format_attempt(_without_index(attempt, story), "    ") for attempt in story.attempts)
+        attempts = [_without_index(attempt, story) for attempt in story.attempts]
+        text += _format_nearest(attempts, "    ", story.vf.address)
     return text
 
 
@@ -153,6 +159,16 @@ def _without_index(attempt: Attempt, story: VfStory) -> Attempt:
 
 def _format_attempt(attempt: Attempt, indent: str) -> str:
     return format_paragraph(f"not {_at(attempt)}: {'; '.join(attempt.why_not)}", indent)
+
+
+def _format_nearest(attempts: Sequence[Attempt], indent: str, address: PciAddress) -> str:
+    """The attempts with the fewest reasons, in their order: one of them was probably meant."""
+    nearest = sorted(range(len(attempts)), key=lambda number: len(attempts[number].why_not))[:_NEAREST]
+    text = "".join(_format_attempt(attempts[number], indent) for number in sorted(nearest))
+    if len(attempts) > len(nearest):
+        text += format_paragraph(f"and not {len(attempts) - len(nearest)} others: explain {address} alone says why",
+                                 indent)
+    return text
 
 
 def _at(attempt: Attempt) -> str:

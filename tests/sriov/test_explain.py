@@ -163,6 +163,18 @@ def test_as_a_pf_a_nic_keeps_all_that_is_known_of_it(host):
     assert all(getattr(pf, name) == getattr(other, name) for name in PciFunction.__dataclass_fields__)
 
 
+def test_of_many_selectors_the_nearest_are_shown(host):
+    pf = host.pfs[0]
+    far = [Pool(resource=f"a/{n}", selectors=(vfs(str(n), f"p:{n}:9", pf=("eth0",)),)) for n in range(100, 120)]
+    near = Pool(resource="a/near", selectors=(vfs("0-6", "p:1:9"),))
+    story = explain_pf(pf, ENTRIES, [*far, near])
+    text = format_pf(story, {})
+    assert text.index("VF 7: in no pool\n") < text.index("not a/near at p:1:9: vfs 0-6 does not have it")
+    assert text.count(" not a/") == 8
+    assert "    and not 13 others: explain 0000:3b:02.7 alone says why\n" in text
+    assert format_vf(story.vfs[7], pf, {}).count(" not a/") == 21
+
+
 def test_lines_fit(host):
     place = "/etc/" + "long/" * 8 + "pools.yaml:1:1"
     pools = [Pool(resource=f"intel.com/{'x' * 50}{n}", selectors=(Selector(pf=("none",), place=place),))
