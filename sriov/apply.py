@@ -68,8 +68,15 @@ def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms) -> Re
 
 
 def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
-    """Make the host what it last was when all was as wanted."""
-    return run(executor, last_good_jobs(executor.look(), ledger), replace(terms, ledger=ledger))
+    """Make the host what it last was when all was as wanted. A PF that is not there any more is a failure."""
+    host = executor.look()
+    report = run(executor, last_good_jobs(host, ledger), replace(terms, ledger=ledger))
+    there = {pf.address for pf in host.pfs if ledger.find(pf) is not None}
+    missing = (record for record in ledger.records.values()
+               if record.last_good is not None and record.pf not in there)
+    return replace(report, failed=(*report.failed, *(Failure(pf=record.pf, what=(
+        f"cannot bring back PF {record.pf} ({record.vendor}:{record.device}): it is not there, or could not be read"))
+        for record in missing)))
 
 
 def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sriov.errors import HostError, InputError
+from sriov.errors import HostError, InputError, Refused
 from sriov.model import PhysicalFunction
 from sriov.ownership import Ownership, format_ownership, parse_ownership, take_over
 from sriov.pci import PciAddress
@@ -17,11 +19,33 @@ from sriov.state import PfState
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+@contextmanager
+def hold_state(state: Path) -> Iterator[None]:
+    """Be the only process that changes the node by this state folder; raises Refused where an agent is, HostError.
+
+    The lock is the one that an agent has on the folder as long as it runs.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"cannot use {state}", errno=error.errno or 0) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"cannot use {state}: another process has it open",
+                          hint="the agent makes the node fit its pool file; stop it first") from None
+        yield
+    finally:
+        os.close(lock)
+
+
 class Ledger:
     """The records below `state`, of the boot `boot_id`. Threads may share it, each at another PF.
 
     Every method raises HostError where the disk does not do its part: then nothing must be changed.
-    `damaged` names the files that could not be used; each is set aside under another name.
+    `damaged` names the files that cannot be used; one is set aside under another name when its PF is changed.
     """
 
     def __init__(self, state: Path, boot_id: str) -> None:
@@ -95,6 +119,8 @@ class Ledger:
         draft = path.with_suffix(".new")
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if record.pf not in self.records and path.exists():
+                path.replace(path.with_suffix(".damaged"))
             with draft.open("w") as file:
                 file.write(format_ownership(record))
                 file.flush()
@@ -120,7 +146,6 @@ class Ledger:
             if path.stem != record.pf:
                 raise InputError(f"it is about {record.pf}")
         except (InputError, UnicodeDecodeError) as error:
-            path.replace(path.with_suffix(".damaged"))
             self.damaged.append(f"{path}: {error}")
         else:
             self._records[record.pf] = record

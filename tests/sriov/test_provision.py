@@ -365,7 +365,9 @@ def test_another_card_in_the_slot_has_no_record(tmp_path):
     other = node_of(0, device="1572")
     ledger = Ledger(tmp_path, BOOT)
     assert ledger.find(other.pfs[A]) is None
-    assert apply_last_good(other.executor(), FREE, ledger).done == ()
+    report = apply_last_good(other.executor(), FREE, ledger)
+    assert (report.done, report.problems) == ((), (
+        f"cannot bring back PF {A} (8086:10c9): it is not there, or could not be read",))
 
 
 def test_a_vf_that_had_no_driver_has_none_after_reset(tmp_path):
