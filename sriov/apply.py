@@ -72,11 +72,12 @@ def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
     host = executor.look()
     report = run(executor, last_good_jobs(host, ledger), replace(terms, ledger=ledger))
     there = {pf.address for pf in host.pfs if ledger.find(pf) is not None}
-    missing = (record for record in ledger.records.values()
-               if record.last_good is not None and record.pf not in there)
-    return replace(report, failed=(*report.failed, *(Failure(pf=record.pf, what=(
-        f"cannot bring back PF {record.pf} ({record.vendor}:{record.device}): it is not there, or could not be read"))
-        for record in missing)))
+    missing = tuple(
+        Failure(pf=record.pf, what=f"cannot bring back PF {record.pf} ({record.vendor}:{record.device}): "
+                                   "it is not there, or could not be read")
+        for record in ledger.records.values() if record.last_good is not None and record.pf not in there
+    )
+    return replace(report, failed=(*report.failed, *missing))
 
 
 def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:

@@ -29,9 +29,11 @@ states = st.builds(
     eswitch=st.sampled_from([None, "legacy"]), autoprobe=st.none() | st.booleans(),
     vfs=st.dictionaries(st.integers(0, 255), st.builds(
         VfState, driver=st.sampled_from([None, Driver.KERNEL, Driver("")]),
-        override=st.sampled_from([None, "", "a"]), mtu=st.none() | st.integers(68, 65535), settings=vf_settings), max_size=3))
-records = st.builds(Ownership, pf=st.just(A), vendor=st.just("8086"), device=st.just("10c9"), boot_id=st.text(),
-                    before=states, owns_vfs=st.booleans(), last_good=st.none() | states)
+        override=st.sampled_from([None, "", "a"]), mtu=st.none() | st.integers(68, 65535), settings=vf_settings),
+        max_size=3))
+records = st.builds(
+    Ownership, pf=st.just(A), vendor=st.just("8086"), device=st.just("10c9"), boot_id=st.text(), before=states,
+    owns_vfs=st.booleans(), last_good=st.none() | states)
 
 
 @given(records)
@@ -98,8 +100,8 @@ def test_a_damaged_record_is_set_aside_only_when_a_new_one_is_written(tmp_path):
     ledger = Ledger(tmp_path, "b")
     assert sorted(ledger.damaged) == [
         f"{other}: it is about {A}",
-        (f"{path}: not a record of a PF: JSONDecodeError('Expecting property name enclosed in double quotes: line 1 "
-         "column 2 (char 1)')")]
+        (f"{path}: not a record of a PF: JSONDecodeError('Expecting property name enclosed in double quotes: "
+         "line 1 column 2 (char 1)')")]
     assert path.read_text() == "{"
     ledger.begin(PF, PfState(num_vfs=0), owns_vfs=False)
     assert path.with_suffix(".damaged").read_text() == "{"
