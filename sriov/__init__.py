@@ -5,5 +5,5 @@ Most modules are pure; tests/test_architecture.py names them. Kernel adapters, e
 library: sysfs (files; it scans by scan and rdma), netlink (pyroute2) and devlink over nlsocket, udev (pyudev).
 discovery joins what they tell to one look at the node; knownfile keeps what is known of it over a restart.
 Only yamlnodes (with places) and output (documents) import yaml. Only __main__ reads arguments and environment;
-what each command does is in nodecommands, explaincommand and changecommands.
+what each command does is in commands.
 """

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cni.annotation import NETWORKS, NetworkRef, parse_networks
-from cni.record import parse_record
-from sriov import changecommands, explaincommand, nodecommands
+from sriov.commands.arguments import Commands, add_commands
+from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, Node, Owners
 from sriov.completion import bash_script, read_commands
 from sriov.errors import InputError, SriovError
-from sriov.invocation import DONE, FAILED, WRONG_INPUT, Commands, Discover, Node, Owners
-from sriov.ledger import BOOT_ID
 from sriov.model import Host
 from sriov.output import FORMATS, Output
 from sriov.pci import PciAddress
@@ -53,9 +51,7 @@ def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vfpool", description="Pools of SR-IOV virtual functions on this node.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    of_node = [command for module in (nodecommands, explaincommand, changecommands)
-               for command in module.add_commands(commands)]
-    for command in (*of_node, _add_networks(commands)):
+    for command in (*add_commands(commands), _add_networks(commands)):
         command.add_argument("-o", "--output", choices=FORMATS, default="table", help="default: table")
 
     completion = commands.add_parser("completion", help="print a script that completes vfpool's words in a shell")
@@ -73,6 +69,9 @@ def _discover(sysfs: Sysfs) -> Host:
 
 def _read_owners(state: Path) -> Owners:
     """Who has which VF, as far as the agent's records can be read: what cannot is for the agent to complain of."""
+    from cni.record import parse_record
+    from sriov.ledger import BOOT_ID
+
     owners: dict[PciAddress, str] = {}
     try:
         boot_id = BOOT_ID.read_text().strip()

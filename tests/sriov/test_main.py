@@ -57,9 +57,8 @@ def pools(tmp_path, monkeypatch):
 def run(tree, tmp_path, capsys):
     """Run a command about the node; its state folder and its / hold nothing."""
     def run(command, *argv):
-        options = ["--sysfs", tree.root]
+        options = ["--sysfs", tree.root, "--root", tmp_path / "root"]
         options += ["--state-dir", tmp_path / "state"] if command != "explain" else []
-        options += ["--root", tmp_path / "root"] if command in ("explain", "plan") else []
         status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         return status, *capsys.readouterr()
 

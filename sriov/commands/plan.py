@@ -1,13 +1,15 @@
-"""Commands about changes to the node: what a pool file would change."""
+"""What a pool file would change on the node, whom that disturbs, and what is refused."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 
+from sriov.apply import Terms, plan_jobs, pool_file_jobs
+from sriov.commands.invocation import FAILED, Node, load_file, status_of
 from sriov.diagnosis import find_obstacles
 from sriov.examination import Examination
-from sriov.invocation import FAILED, Commands, Node, add_file, add_root, add_state, add_sysfs, load_file, status_of
+from sriov.executor import Executor
 from sriov.ledger import Ledger
 from sriov.model import VirtualFunction
 from sriov.output import Output
@@ -19,23 +21,7 @@ from sriov.symptoms import Symptoms
 from sriov.sysfs import Sysfs
 
 
-def add_commands(commands: Commands) -> tuple[argparse.ArgumentParser, ...]:
-    """Add the commands to argparse's subparsers, each with `run(arguments, node, output)` as its default."""
-    plan = commands.add_parser("plan", help="show what a pool file would change on this node; change nothing")
-    plan.set_defaults(run=_plan)
-    for command in (plan,):
-        add_file(command)
-        add_state(command)
-        add_sysfs(command)
-        add_root(command)
-    return (plan,)
-
-
-def _plan(arguments: argparse.Namespace, node: Node, output: Output) -> int:
-    # They import pyroute2, which takes longer than checking a file does.
-    from sriov.apply import Terms, plan_jobs, pool_file_jobs
-    from sriov.executor import Executor
-
+def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     file = load_file(arguments)
     sysfs = Sysfs(arguments.sysfs)
     host = node.discover(sysfs)

@@ -1,4 +1,4 @@
-"""The command explain: which pool has a VF and why, or every reason why not, and what stands in the way."""
+"""Which pool has a VF and why, or every reason why not, and what stands in the way."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from sriov.commands.invocation import Node, load_file, status_of
 from sriov.diagnosis import Wishes, diagnose
 from sriov.errors import HostError, InputError
 from sriov.examination import Examination
@@ -25,7 +26,6 @@ from sriov.explanation import (
     vf_document,
 )
 from sriov.exports import Json
-from sriov.invocation import Commands, Node, add_file, add_root, add_sysfs, load_file, status_of
 from sriov.model import Host
 from sriov.output import Output
 from sriov.pci import PciAddress
@@ -38,19 +38,7 @@ from sriov.tables import Paint
 Answer: TypeAlias = tuple[Json, Callable[[], str]]    # for programs, for people
 
 
-def add_commands(commands: Commands) -> tuple[argparse.ArgumentParser, ...]:
-    """Add the command to argparse's subparsers, with `run(arguments, node, output)` as its default."""
-    explain = commands.add_parser(
-        "explain", help="say which pool has a VF and why, or every reason why not, and what stands in the way")
-    explain.set_defaults(run=_explain)
-    add_file(explain)
-    explain.add_argument("address", nargs="?", metavar="BDF", help="PCI address of one VF, PF or other NIC")
-    add_sysfs(explain)
-    add_root(explain)
-    return (explain,)
-
-
-def _explain(arguments: argparse.Namespace, node: Node, output: Output) -> int:
+def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     address = None if arguments.address is None else PciAddress.parse(arguments.address)
     file = load_file(arguments)
     host = node.discover(Sysfs(arguments.sysfs))

@@ -1,0 +1,59 @@
+"""What the commands about a node take, as argparse's parsers."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+from typing import TypeAlias
+
+from sriov.commands.invocation import Node, Run
+from sriov.output import Output
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"    # what add_subparsers returns
+
+
+def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
+    """Add the commands, each with `run` of its module as its default."""
+    discover = commands.add_parser("discover", help="list the PFs, VFs, other NICs and accelerators of this node")
+    check = commands.add_parser("check", help="check a pool file, with --host against this node too")
+    explain = commands.add_parser(
+        "explain", help="say which pool has a VF and why, or every reason why not, and what stands in the way")
+    plan = commands.add_parser("plan", help="show what a pool file would change on this node; change nothing")
+
+    for command in (check, explain, plan):
+        _add_file(command)
+    check.add_argument("--host", action="store_true", help="show which VFs of this node each pool gets")
+    explain.add_argument("address", nargs="?", metavar="BDF", help="PCI address of one VF, PF or other NIC")
+    for command in (discover, check):
+        command.add_argument("--svg", type=Path, metavar="PATH", help="draw the node into this file too")
+    for command in (discover, check, plan):
+        command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",
+                             help="the agent's (default: %(default)s)")
+
+    named = {"discover": discover, "check": check, "explain": explain, "plan": plan}
+    for name, command in named.items():
+        command.set_defaults(run=_run(name))
+        _add_other_roots(command)
+    return [*named.values()]
+
+
+def _run(name: str) -> Run:
+    def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
+        # Loading all of them takes as long as checking a file does.
+        command: Run = import_module(f"sriov.commands.{name}").run
+        return command(arguments, node, output)
+
+    return run
+
+
+def _add_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE",
+                         help="the pool file, or a configuration of sriov-network-device-plugin")
+    command.add_argument("--node", metavar="NAME", help="read the file as the Kubernetes node of this name does")
+
+
+def _add_other_roots(command: argparse.ArgumentParser) -> None:
+    """For tests: another /sys, and another / to read /proc, /etc and /lib below."""
+    command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
+    command.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help=argparse.SUPPRESS)

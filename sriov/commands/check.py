@@ -1,0 +1,47 @@
+"""What is wrong with a pool file, by itself and against the node."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from sriov.commands.invocation import DONE, Node, load_file, status_of, write_file
+from sriov.exports import assignment_document
+from sriov.output import Output
+from sriov.pools import PoolFile, assign
+from sriov.sysfs import Sysfs
+
+
+def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
+    file = load_file(arguments)
+    if arguments.host or arguments.svg is not None:
+        return _check_host(file, arguments, node, output)
+    output.warn(file.warnings)
+    output.show({"resources": {pool.resource: None for pool in file.pools}, "warnings": list(file.warnings)},
+                lambda: "\n".join(_describe(file)))
+    return DONE
+
+
+def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, output: Output) -> int:
+    from sriov.advice import warn_of_entries, warn_of_pools
+    from sriov.drawing import draw
+    from sriov.report import format_assignment
+
+    host = node.discover(Sysfs(arguments.sysfs))
+    assignment = assign(host, file.pools)
+    warnings = [*file.warnings, *warn_of_entries(file.physical_functions, host),
+                *warn_of_pools(file.pools, host, assignment)]
+    output.warn(warnings)
+    if arguments.svg is not None:
+        write_file(arguments.svg, draw(host, assignment, node.read_owners(arguments.state_dir)))
+    output.show({**assignment_document(host, assignment), "warnings": warnings},
+                lambda: format_assignment(host, assignment, output.paint))
+    return status_of(host)
+
+
+def _describe(file: PoolFile) -> Iterator[str]:
+    for entry in file.physical_functions:
+        yield f"{entry.place}: {entry.num_vfs} VFs on each PF that matches"
+    for pool in file.pools:
+        selectors = "1 selector" if len(pool.selectors) == 1 else f"{len(pool.selectors)} selectors"
+        yield f"{pool.place}: {pool.resource}, {selectors}, driver {pool.driver or 'as it is'}"
