@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 from sriov.apply import Terms, plan_jobs, pool_file_jobs
 from sriov.commands.invocation import FAILED, Node, load_file, status_of
@@ -11,6 +12,7 @@ from sriov.diagnosis import find_obstacles
 from sriov.examination import Examination
 from sriov.executor import Executor
 from sriov.ledger import Ledger
+from sriov.makers import read_claims
 from sriov.model import VirtualFunction
 from sriov.output import Output
 from sriov.plan import Plan
@@ -25,14 +27,9 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     file = load_file(arguments)
     sysfs = Sysfs(arguments.sysfs)
     host = node.discover(sysfs)
-    owners = node.read_owners(arguments.state_dir)
     ledger = Ledger.open(arguments.state_dir)
-
-    def in_use(vf: VirtualFunction) -> bool:
-        return vf.away or vf.address in owners
-
     jobs = pool_file_jobs(host, file)
-    plan = plan_jobs(Executor(sysfs), jobs, Terms(in_use=in_use, ledger=ledger))
+    plan = plan_jobs(Executor(sysfs), jobs, terms_of(arguments, node, ledger))
     fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
     symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
     warnings = [*file.warnings, *(f"set aside a damaged record: {damaged}" for damaged in ledger.damaged),
@@ -44,6 +41,16 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
 
     output.show({**plan_document(plan), "warnings": warnings, "unreadable": list(host.unreadable)}, text)
     return FAILED if plan.refused else status_of(host)
+
+
+def terms_of(arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Terms:
+    """On what terms this node's host may be changed: VFs of pods and PFs of other programs are theirs."""
+    owners = node.read_owners(arguments.state_dir)
+
+    def in_use(vf: VirtualFunction) -> bool:
+        return vf.away or vf.address in owners
+
+    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root))
 
 
 def _foresee(plan: Plan, symptoms: Symptoms) -> Iterator[str]:

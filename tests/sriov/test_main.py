@@ -288,6 +288,18 @@ def test_plan_that_is_refused_fails(run, pools):
     assert f"  ! {pools}:4:5: numVfs 6 on PF ens1f0 (0000:3b:00.0): " in out
 
 
+def test_plan_asks_who_else_makes_vfs(run, tree, pools, tmp_path):
+    tree.add(Pf("0000:5e:00.0", "ens2f0"))
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens2f0}"))
+    profile = tmp_path / "root/etc/NetworkManager/system-connections/nic.nmconnection"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("[connection]\nid=nic\ntype=ethernet\ninterface-name=ens2f0\n[sriov]\ntotal-vfs=2\n")
+    status, out, _ = run("plan", pools, "-o", "json")
+    (pf,) = json.loads(out)["physicalFunctions"]
+    assert (status, pf["steps"]) == (1, [])
+    assert [refusal["override"] for refusal in pf["refused"]] == ["claimed"]
+
+
 def test_plan_warns_of_what_the_kernel_would_refuse(run, tree, pools):
     tree.add_other("0000:5d:00.0", "060400", subordinate_bus_number=0x5e)
     tree.add(Pf("0000:5e:00.0", "ens2f0", total_vfs=64, offset=200, behind=("0000:5d:00.0",)))
