@@ -44,8 +44,9 @@ def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
 
 def last_good_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
     """What was wanted and reached before, without a pool file: at a boot, before the kubelet."""
-    found = ((pf, record.last_good) for pf in host.pfs if (record := ledger.find(pf)) is not None)
-    return tuple(Job(pf=pf, wish=always(good)) for pf, good in found if good is not None)
+    found = ((pf, record) for pf in host.pfs if (record := ledger.find(pf)) is not None)
+    return tuple(Job(pf=pf, wish=always(record.last_good), overrides=record.overrides)
+                 for pf, record in found if record.last_good is not None)
 
 
 def reset_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:

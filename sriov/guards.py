@@ -64,9 +64,10 @@ class Guard:
         """Why the PF's steps must not be done, all or none; `wish` names what they are for."""
         if not steps:
             return
-        for claim in self.facts.claims.get(pf.address, ()) if any(isinstance(s, MakeVfs) for s in steps) else ():
-            yield from self._unless(Override.CLAIMED, pf, f"{wish}: {claim}",
-                                    "let one of the two make the VFs: take them out of the other's configuration")
+        if _remakes(steps):
+            for claim in self.facts.claims.get(pf.address, ()):
+                yield from self._unless(Override.CLAIMED, pf, f"{wish}: {claim}",
+                                        "let one of the two make them: take the VFs out of its configuration")
         if pf.ties:
             yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
                                     f"{', '.join(pf.ties)}", "use another PF")
@@ -87,15 +88,15 @@ class Guard:
 
     def _check_vfs(self, pf: PhysicalFunction, steps: Sequence[PfStep], wish: str) -> Iterator[Refusal]:
         opened = [vf.address for vf in pf.vfs if vf.address in self.facts.opened]
-        used = [vf.address for vf in pf.vfs if self.in_use(vf)]
+        used = [vf.address for vf in pf.vfs if vf.address in opened or self.in_use(vf)]
         state = f"in use are {', '.join(used)}" if used else "none in use"
-        if any(isinstance(step, MakeVfs) for step in steps):
+        if _remakes(steps):
             why = f"it has {pf.num_vfs}, {state}, and the kernel changes the number only by removing all of them"
             hint = f"write 0 to /sys/bus/pci/devices/{pf.address}/sriov_numvfs first"
         else:
             why = f"that takes the link from its {pf.num_vfs} VFs for a moment, {state}"
             hint = "remove its VFs first"
-        if opened and any(isinstance(step, MakeVfs) for step in steps):
+        if opened and _remakes(steps):
             yield Refusal(pf=pf.address, message=f"{wish}: a process has {', '.join(opened)} open",
                           hint="end the pods or the processes that use them")
         if used:
@@ -113,6 +114,10 @@ class Guard:
     def _unless(self, override: Override, pf: PhysicalFunction, message: str, hint: str) -> Iterator[Refusal]:
         if override not in self.overrides:
             yield Refusal(pf=pf.address, message=message, hint=hint, override=override)
+
+
+def _remakes(steps: Sequence[PfStep]) -> bool:
+    return any(isinstance(step, MakeVfs) for step in steps)
 
 
 def name_wish(place: str, what: str, pf: PhysicalFunction) -> str:

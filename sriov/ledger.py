@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sriov.errors import HostError, InputError, Refused
 from sriov.model import PhysicalFunction
+from sriov.override import LASTING, Override
 from sriov.ownership import Ownership, format_ownership, parse_ownership, take_over
 from sriov.pci import PciAddress
 from sriov.state import PfState
@@ -93,11 +94,15 @@ class Ledger:
         record = take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs)
         self._write(record)
 
-    def settle(self, pf: PhysicalFunction, reached: PfState) -> None:
-        """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed."""
+    def settle(self, pf: PhysicalFunction, reached: PfState, overrides: Iterable[Override] = ()) -> None:
+        """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed.
+
+        What `overrides` a pool file may name is noted too: a boot wants the same again.
+        """
         record = self.find(pf)
-        if record is not None and record.last_good != reached:
-            self._write(replace(record, last_good=reached))
+        if record is not None:
+            lasting = tuple(each for each in LASTING if each in set(overrides))
+            self._write(replace(record, last_good=reached, overrides=lasting))
 
     def forget(self, pf: PciAddress) -> None:
         """It is as it was before; nothing to do where there is no record."""

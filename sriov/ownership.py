@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from sriov.errors import InputError
 from sriov.model import PhysicalFunction
+from sriov.override import Override
 from sriov.pci import PciAddress
 from sriov.state import PfState, parse_state, state_document
 
@@ -20,7 +21,8 @@ VERSION = 1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ownership:
     """`before`: how the PF was when vfpool first changed it in boot `boot_id`. `owns_vfs`: they are vfpool's,
-    made by it or adopted. `last_good`: the last state that was wanted and reached, None: none was yet."""
+    made by it or adopted. `last_good`: the last state that was wanted and reached, None: none was yet; by
+    `overrides` where it took any."""
 
     pf: PciAddress
     vendor: str
@@ -29,6 +31,7 @@ class Ownership:
     before: PfState
     owns_vfs: bool = False
     last_good: PfState | None = None
+    overrides: tuple[Override, ...] = ()
 
     def is_of(self, pf: PhysicalFunction) -> bool:
         """Whether it is about this card, and not about another that has its slot since."""
@@ -43,7 +46,8 @@ def take_over(record: Ownership | None, pf: PhysicalFunction, before: PfState, b
     if record is not None and record.boot_id == boot_id:
         return replace(record, owns_vfs=record.owns_vfs or owns_vfs)
     return Ownership(pf=pf.address, vendor=pf.vendor, device=pf.device, boot_id=boot_id, before=before,
-                     owns_vfs=owns_vfs, last_good=record.last_good if record is not None else None)
+                     owns_vfs=owns_vfs, last_good=record.last_good if record is not None else None,
+                     overrides=record.overrides if record is not None else ())
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------
@@ -54,6 +58,7 @@ def format_ownership(record: Ownership) -> str:
         "version": VERSION, "pf": record.pf, "vendor": record.vendor, "device": record.device,
         "bootId": record.boot_id, "ownsVfs": record.owns_vfs, "before": state_document(record.before),
         "lastGood": None if record.last_good is None else state_document(record.last_good),
+        "overrides": record.overrides,
     }, indent=1) + "\n"
 
 
@@ -71,6 +76,7 @@ def parse_ownership(text: str) -> Ownership:
             pf=PciAddress.parse(document["pf"]), vendor=texts[0], device=texts[1], boot_id=texts[2],
             owns_vfs=document["ownsVfs"], before=parse_state(document["before"]),
             last_good=None if good is None else parse_state(good),
+            overrides=tuple(map(Override, document["overrides"])),
         )
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"not a record of a PF: {error!r}") from None

@@ -140,7 +140,7 @@ class Worker:
             if not (isinstance(step, VfStep) and step.vf.address in self._given_up):
                 self._fail(f"cannot {step.describe()}: it was done, and is not so")
         if self._terms.ledger is not None and not refused and not self._failed:
-            self._terms.ledger.settle(pf, self._job.wish(pf))
+            self._terms.ledger.settle(pf, self._job.wish(pf), self._overrides)
         return refused
 
     def _note_before(self, pf: PhysicalFunction, plan: PfPlan) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sriov.errors import HostError, InputError, Refused
 from sriov.ledger import Ledger, hold_state
 from sriov.model import LinkState, VfSettings
+from sriov.override import Override
 from sriov.ownership import Ownership, format_ownership, parse_ownership
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools import Driver
@@ -33,7 +34,8 @@ states = st.builds(
         max_size=3))
 records = st.builds(
     Ownership, pf=st.just(A), vendor=st.just("8086"), device=st.just("10c9"), boot_id=st.text(), before=states,
-    owns_vfs=st.booleans(), last_good=st.none() | states)
+    owns_vfs=st.booleans(), last_good=st.none() | states,
+    overrides=st.lists(st.sampled_from(Override), unique=True).map(tuple))
 
 
 @given(records)
@@ -61,7 +63,8 @@ def spoil(change):
 
 
 @pytest.mark.parametrize("text", [
-    "", "[]", "[" * 100000, "{}", spoil(lambda it: it.update(version=2)), spoil(lambda it: it.update(vendor=1)),
+    "", "[]", "[" * 100000, "{}", spoil(lambda it: it.update(overrides=["all"])),
+    spoil(lambda it: it.update(version=2)), spoil(lambda it: it.update(vendor=1)),
     spoil(lambda it: it["before"].update(numVfs=True)), spoil(lambda it: it["before"].update(mtu="x")),
     spoil(lambda it: it["before"]["vfs"].update(x={})), spoil(lambda it: it["before"]["vfs"].update({"0": []})),
     *(spoil(lambda it, key=key, value=value: it["before"]["vfs"]["0"]["settings"].update({key: value}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,6 +106,21 @@ def test_a_failing_pf_stops_no_other():
     (failure,) = report.failed
     assert (failure.pf, failure.left) == (A, ())
     assert (node.pfs[A].num_vfs, node.pfs[A].autoprobe, node.pfs[B].num_vfs) == (0, True, 3)
+
+
+def test_pfs_are_worked_on_at_the_same_time():
+    """The kernel takes seconds for each, and a lock for each alone."""
+    node = node_of(0, 0)
+    both = threading.Barrier(2, timeout=30)
+
+    class Meeting(FakeNode):
+        def write_num_vfs(self, pf, count):
+            both.wait()
+            super().write_num_vfs(pf, count)
+
+    meeting = Meeting(*node.pfs.values())
+    assert provision(meeting, PfState(num_vfs=2), PfState(num_vfs=3)).problems == ()
+    assert [pf.num_vfs for pf in meeting.pfs.values()] == [2, 3]
 
 
 # ---- VFs that are in use --------------------------------------------------------------------------------
@@ -310,6 +326,23 @@ def test_the_last_good_state_comes_back_after_a_boot(tmp_path):
     assert apply_last_good(booted.executor(), FREE, ledger).problems == ()
     assert booted.state() == after
     assert ledger.records[A].before.num_vfs == 0
+
+
+def test_an_override_of_the_last_good_state_is_one_of_the_next_boot(tmp_path):
+    def tied():
+        node = node_of(0)
+        node.pfs[A] = replace(node.pfs[A], ties=("has address 192.0.2.1/24",))
+        return node
+
+    node = tied()
+    terms = replace(FREE, ledger=Ledger(tmp_path, BOOT))
+    job = replace(jobs_of(node, PfState(num_vfs=2))[0], overrides=[Override.TIED])
+    assert run(node.executor(), [job], replace(terms, overrides={Override.IN_USE})).problems == ()
+    ledger = Ledger(tmp_path, "another boot")
+    assert ledger.records[A].overrides == (Override.TIED,)
+    booted = tied()
+    assert apply_last_good(booted.executor(), FREE, ledger).problems == ()
+    assert booted.pfs[A].num_vfs == 2
 
 
 def test_what_failed_is_not_the_last_good_state(tmp_path):
