@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from sriov.devlink import Devlink
-from sriov.errors import HostError
+from sriov.errors import HostError, InputError, Refused
 from sriov.pci import PciAddress
 
 PF = PciAddress("0000:3b:00.0")
@@ -18,10 +18,11 @@ FAMILY = 0x17
 # linux/genetlink.h and linux/devlink.h, by their names there.
 GENL_ID_CTRL, CTRL_CMD_NEWFAMILY, CTRL_CMD_GETFAMILY = 16, 1, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
-DEVLINK_CMD_ESWITCH_GET, DEVLINK_CMD_INFO_GET = 29, 51
+DEVLINK_CMD_ESWITCH_GET, DEVLINK_CMD_ESWITCH_SET, DEVLINK_CMD_INFO_GET = 29, 30, 51
 BUS_NAME, DEV_NAME, ESWITCH_MODE, ESWITCH_INLINE_MODE = 1, 2, 25, 26
 INFO_DRIVER_NAME, INFO_VERSION_FIXED, INFO_VERSION_RUNNING, INFO_VERSION_STORED = 98, 100, 101, 102
 INFO_VERSION_NAME, INFO_VERSION_VALUE = 103, 104
+NLM_F_REQUEST, NLM_F_ACK = 1, 4
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 
 
@@ -46,6 +47,7 @@ class Kernel:
         self._answers, self._family = answers, family
         self._queue: list[bytes] = []
         self.closed = False
+        self.mode: bytes | None = None      # the attributes of the last request that set one
 
     def setsockopt(self, level, option, value):
         pass
@@ -56,7 +58,8 @@ class Kernel:
     def send(self, data):
         length, kind, flags, sequence, _ = HEADER.unpack_from(data)
         command, _, _ = struct.unpack_from("=BBH", data, 16)
-        assert (length, flags) == (len(data), 1)
+        sets = kind == self._family and command == DEVLINK_CMD_ESWITCH_SET
+        assert (length, flags) == (len(data), NLM_F_REQUEST | (NLM_F_ACK if sets else 0))
         if kind == GENL_ID_CTRL:
             assert command == CTRL_CMD_GETFAMILY
             assert data[20:] == attribute(CTRL_ATTR_FAMILY_NAME, "devlink")
@@ -65,7 +68,10 @@ class Kernel:
             command = CTRL_CMD_NEWFAMILY
         else:
             assert kind == self._family
-            known = data[20:] == attribute(BUS_NAME, "pci") + attribute(DEV_NAME, PF)
+            handle = attribute(BUS_NAME, "pci") + attribute(DEV_NAME, PF)
+            known = data[20:].startswith(handle) if sets else data[20:] == handle
+            if sets:
+                self.mode = data[20 + len(handle) :]
             answer = self._answers[command] if known else errno.ENODEV
         if isinstance(answer, int):
             words = attribute(1, "the kernel's words")
@@ -157,6 +163,37 @@ def test_modes_are_for_admins():
             devlink.eswitch_mode(PF)
         assert str(caught.value) == "cannot read eswitch modes: EPERM (hint: run as root or with CAP_NET_ADMIN)"
         assert caught.value.errno == errno.EPERM
+
+
+@pytest.mark.parametrize(("mode", "number"), [("legacy", 0), ("switchdev", 1)])
+def test_setting_the_eswitch_mode(mode, number):
+    kernel = Kernel({DEVLINK_CMD_ESWITCH_SET: 0})
+    with ask_kernel(kernel) as devlink:
+        devlink.set_eswitch_mode(PF, mode)
+    assert kernel.mode == attribute(ESWITCH_MODE, u16(number))
+
+
+@pytest.mark.parametrize(("kernel", "address", "words"), [
+    (Kernel({}, family=None), PF, "this kernel has no devlink"),
+    (Kernel({}), PciAddress("0000:99:00.0"), "its driver does not register with devlink"),
+    (Kernel({DEVLINK_CMD_ESWITCH_SET: errno.EOPNOTSUPP}), PF, "its driver has no eswitch modes"),
+])
+def test_nobody_to_set_an_eswitch_mode(kernel, address, words):
+    with ask_kernel(kernel) as devlink, pytest.raises(Refused) as caught:
+        devlink.set_eswitch_mode(address, "switchdev")
+    assert str(caught.value) == f"cannot set eswitch mode switchdev of {address}: {words}"
+
+
+def test_an_eswitch_mode_that_the_driver_refuses():
+    with ask_kernel(Kernel({DEVLINK_CMD_ESWITCH_SET: errno.EBUSY})) as devlink, pytest.raises(HostError) as caught:
+        devlink.set_eswitch_mode(PF, "switchdev")
+    assert caught.value.errno == errno.EBUSY
+    assert "the kernel's words" in str(caught.value)
+
+
+def test_an_eswitch_mode_that_does_not_exist():
+    with ask_kernel(Kernel({})) as devlink, pytest.raises(InputError, match="got 'router'"):
+        devlink.set_eswitch_mode(PF, "router")
 
 
 def test_this_machines_kernel():
