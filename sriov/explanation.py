@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from sriov.diagnosis import Finding
-from sriov.explain import Attempt, PfStory, VfStory
 from sriov.exports import Json
 from sriov.model import PciFunction, PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools import PfEntry
 from sriov.ranges import VfIndices
+from sriov.stories import Attempt, PfStory, VfStory
 from sriov.tables import Paint, Tone, format_heading, format_paragraph, plain
 
 _NEAREST = 8                          # so many attempts are shown of each, where many things are explained

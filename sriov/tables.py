@@ -9,7 +9,7 @@ from enum import Enum
 
 WIDTH = 100
 
-_LAST = 20                            # what is left to the last column at least
+_LAST = 20                            # what is left to the last column at least, where it needs as much
 
 
 class Tone(Enum):
@@ -50,9 +50,10 @@ def format_table(rows: Sequence[Sequence[str | Cell]], paint: Paint = plain) -> 
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(len(cell.text) for cell in column) for column in zip(*cells, strict=True)][:-1]
-    heading = len(cells[0][-1].text)
-    gap = "  " if sum(widths) + 2 * len(widths) + heading <= WIDTH else " "
-    _shrink(widths, WIDTH - len(gap) * len(widths) - min(_LAST, max(len(row[-1].text) for row in cells)))
+    last = [row[-1].text for row in cells]
+    gap = "  " if sum(widths) + 2 * len(widths) + len(last[0]) <= WIDTH else " "
+    word = max(len(word) for text in last for word in text.split() or [""])
+    _shrink(widths, WIDTH - len(gap) * len(widths) - min(max(_LAST, word), WIDTH // 2, max(map(len, last))))
     widths.append(max(WIDTH - sum(widths) - len(gap) * len(widths), 1))
     lines = []
     for number, row in enumerate(cells):

@@ -22,7 +22,7 @@ SHARED_WITH_ADMISSION = (
 
 PURE = (
     "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
-    "sriov.tables", "sriov.exports", "sriov.explain", "sriov.explanation", "sriov.drawing", "sriov.plantext",
+    "sriov.tables", "sriov.exports", "sriov.stories", "sriov.explanation", "sriov.drawing", "sriov.plantext",
     "sriov.modprobe", "sriov.symptoms", "sriov.diagnosis", "sriov.guards", "sriov.steps", "sriov.state",
     "sriov.ownership", "sriov.claims", "sriov.override",
     "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties", "sriov.known",

@@ -12,7 +12,6 @@ from sriov.commands.invocation import Node, load_file, status_of
 from sriov.diagnosis import Wishes, diagnose
 from sriov.errors import HostError, InputError
 from sriov.examination import Examination
-from sriov.explain import explain_pf, explain_vf, find_namesakes
 from sriov.explanation import (
     Findings,
     by_device,
@@ -31,6 +30,7 @@ from sriov.output import Output
 from sriov.pci import PciAddress
 from sriov.pools import PoolFile
 from sriov.report import format_unreadable
+from sriov.stories import explain_pf, explain_vf, find_namesakes
 from sriov.symptoms import Symptoms
 from sriov.sysfs import Sysfs
 from sriov.tables import Paint

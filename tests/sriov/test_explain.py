@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from sriov.diagnosis import Finding
 from sriov.dpconfig import parse_dp_config
-from sriov.explain import Attempt, as_pf, explain_pf, explain_vf, find_namesakes
 from sriov.explanation import by_device, format_other, format_pf, format_vf, pf_document
 from sriov.model import PciFunction
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.stories import Attempt, as_pf, explain_pf, explain_vf, find_namesakes
 from sriov.sysfs import Sysfs
 from sriov.tables import WIDTH
 from tests.support.nics import nic

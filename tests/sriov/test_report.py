@@ -2,11 +2,16 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sriov.drawing import draw
 from sriov.exports import assignment_document, host_document
-from sriov.model import Host, PhysicalFunction, VirtualFunction
+from sriov.model import Host, Link, PciFunction, PhysicalFunction, VirtualFunction
+from sriov.pci import MacAddress, PciAddress
 from sriov.pools import Pool, Selector, VfIndices, assign
 from sriov.report import format_assignment, format_host, say_speed
 from sriov.sysfs import Sysfs
@@ -104,6 +109,36 @@ def test_widest_table_fits(tmp_path):
     for table in (format_host(host), format_assignment(host, assign(host, pools))):
         assert max(map(len, table.splitlines())) <= WIDTH
         assert all(vf.address in table for vf in host.vfs)
+
+
+# The kernel lets a netdev have any name of up to 15 bytes without spaces, slashes and colons.
+names, words = st.text(max_size=15), st.text(max_size=4)
+addresses = st.builds("{}:3b:{:02x}.{}".format, st.sampled_from(["0000", "10000"]), st.integers(0, 31),
+                      st.integers(0, 7)).map(PciAddress)
+links = st.builds(Link, index=st.integers(1, 99), name=names, mac=st.just(MacAddress("02:00:00:00:00:01")),
+                  mtu=st.integers(0, 1 << 31), up=st.booleans(), carrier=st.booleans())
+facts = {
+    "address": addresses, "vendor": st.just("8086"), "device": st.just("10c9"), "driver": st.none() | names,
+    "numa_node": st.none() | st.integers(0, 300), "iommu_group": st.none() | st.integers(0, 99999),
+    "link": st.none() | links, "ties": st.lists(words, max_size=3).map(tuple),
+}
+vfs = st.builds(VirtualFunction, **facts, pf=addresses, index=st.integers(0, 9999))
+pfs = st.builds(PhysicalFunction, **facts, total_vfs=st.integers(0, 65535), num_vfs=st.integers(0, 65535),
+                speed=st.none() | st.integers(1, 1 << 31), eswitch=st.none() | words,
+                vfs=st.lists(vfs, max_size=4).map(tuple))
+hosts = st.builds(Host, pfs=st.lists(pfs, max_size=3).map(tuple),
+                  others=st.lists(st.builds(PciFunction, **facts), max_size=2).map(tuple),
+                  unreadable=st.lists(words, max_size=2).map(tuple))
+
+
+@settings(deadline=None)
+@given(hosts)
+def test_any_host_can_be_shown(host):
+    text = format_host(host)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert json.loads(json.dumps(host_document(host)))["unreadable"] == list(host.unreadable)
+    assert ElementTree.fromstring(draw(host)).tag.endswith("svg")
 
 
 def test_assignment_table(tmp_path):
