@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from sriov.errors import SriovError
 from sriov.executor import Executor
-from sriov.guards import Override
+from sriov.guards import Override, Refusal
 from sriov.ledger import Ledger
 from sriov.model import Host, PhysicalFunction
 from sriov.netlink import Links
-from sriov.plan import Plan, find_entry
+from sriov.plan import PfPlan, Plan, find_entry
 from sriov.pools import PoolFile
 from sriov.state import PfState, settle
+from sriov.steps import pf_name
 from sriov.sysfs import Sysfs
 from sriov.worker import Failure, Job, Report, Terms, Wish, Worker, no_claims
 
@@ -101,8 +103,15 @@ def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
 def plan_jobs(executor: Executor, jobs: Sequence[Job], terms: Terms) -> Plan:
     """What `run` would do to the VFs that there are; those of VFs that are still to be made come after them."""
     claims = terms.read_claims([job.pf for job in jobs])
-    plans = [Worker(executor, job, terms, claims).plan(job.pf) for job in jobs]
+    plans = [_plan_job(Worker(executor, job, terms, claims), job.pf) for job in jobs]
     return Plan(pfs=tuple(plan for plan in plans if plan.steps or plan.refused))
+
+
+def _plan_job(worker: Worker, pf: PhysicalFunction) -> PfPlan:
+    try:
+        return worker.plan(pf)
+    except SriovError as error:       # of this PF; the others have plans all the same
+        return PfPlan(pf=pf, refused=(Refusal(pf=pf.address, message=f"cannot plan {pf_name(pf)}: {error}"),))
 
 
 def run(executor: Executor, jobs: Sequence[Job], terms: Terms) -> Report:

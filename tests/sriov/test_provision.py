@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sriov.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
+from sriov.errors import HostError
 from sriov.guards import Override
 from sriov.ledger import Ledger
 from sriov.model import LinkState, VfSettings
@@ -168,6 +169,23 @@ def test_who_else_makes_its_vfs_is_asked_for_all_pfs_at_once():
     report = provision(node, PfState(num_vfs=2), PfState(num_vfs=2), terms=terms)
     assert [(refusal.pf, refusal.override) for refusal in report.refused] == [(B, Override.CLAIMED)]
     assert (node.pfs[A].num_vfs, node.pfs[B].num_vfs) == (2, 0)
+
+
+def test_a_pf_that_cannot_be_read_has_no_plan_and_the_others_have(monkeypatch):
+    node = node_of(1, 0)
+
+    def fail(address):
+        raise HostError("cannot read it")
+
+    provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)}), PfState(num_vfs=0))
+    monkeypatch.setattr(node, "is_enabled", fail)
+    assert remains(node, PfState(num_vfs=1), PfState(num_vfs=0, mtu=9000)) == (
+        f"set MTU 9000 on PF ens2 ({B}) (now 1500)", f"cannot plan PF ens1 ({A}): cannot read it")
+    report = provision(node, PfState(num_vfs=1), PfState(num_vfs=0, mtu=9000))
+    assert report.problems == (f"cannot make PF {A} what it should be: cannot read it",)
+    link = node.pfs[B].link
+    assert link is not None
+    assert link.mtu == 9000
 
 
 # ---- whatever is wanted: reached, and undone ------------------------------------------------------------

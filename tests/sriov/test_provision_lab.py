@@ -113,13 +113,12 @@ def test_another_number_by_its_override(pfs: tuple[PhysicalFunction, ...]) -> No
     assert len(state_of(pf).vfs) == 4
 
 
-def test_a_pf_that_carries_the_default_route_is_left_alone(pfs: tuple[PhysicalFunction, ...]) -> None:
+def test_the_port_of_a_bridge_is_left_alone(pfs: tuple[PhysicalFunction, ...]) -> None:
     pf = pfs[0]
     assert pf.link is not None
-    bond = ("ip", "link", "add", "tie0", "type", "bridge"), ("ip", "link", "set", pf.link.name, "master", "tie0")
     try:
-        for command in bond:
-            node.run(*command)
+        node.run("ip", "link", "add", "tie0", "type", "bridge")
+        node.run("ip", "link", "set", pf.link.name, "master", "tie0")
         (refused,) = apply_pool_file(Executor(Sysfs()), mixed(pf.address), FREE).refused
         assert refused.override == Override.TIED
         assert "port of tie0 (bridge)" in str(refused)
@@ -204,7 +203,6 @@ def failing(faults: Faults) -> Executor:
 def test_each_write_fails_in_turn(pfs: tuple[PhysicalFunction, ...], late: bool) -> None:
     pf = pfs[0]
     file = mixed(pf.address, 2)
-    before = state_of(pf)
     counting = Faults()
     assert apply_pool_file(failing(counting), file, FREE).problems == ()
     wanted = state_of(pf)
@@ -213,6 +211,7 @@ def test_each_write_fails_in_turn(pfs: tuple[PhysicalFunction, ...], late: bool)
         Sysfs().write_num_vfs(pf.address, 0)
         assert pf.link is not None
         node.run("ip", "link", "set", pf.link.name, "mtu", str(pf.link.mtu))
+        before = state_of(pf)
         report = apply_pool_file(failing(Faults(number, late=late)), file, FREE)
         now = state_of(pf)
         said = f"write {number}: {report.problems}"
