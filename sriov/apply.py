@@ -51,10 +51,20 @@ def last_good_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
                  for pf, record in found if record.last_good is not None)
 
 
-def reset_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
-    """Back to how each PF was before vfpool first changed it in this boot; no other PF is touched."""
-    return tuple(Job(pf=pf, wish=always(record.before))
-                 for pf in host.pfs if (record := ledger.find_changed(pf)) is not None)
+def reset_jobs(executor: Executor, host: Host, ledger: Ledger) -> tuple[Job, ...]:
+    """Back to how each PF was before vfpool first changed it in this boot; no other PF is touched.
+
+    Nor are VFs that somebody made in place of vfpool's, or after it had removed them.
+    """
+    jobs: list[Job] = []
+    for pf in host.pfs:
+        if (record := ledger.find_changed(pf)) is None:
+            continue
+        spared = bool(pf.vfs) and not ledger.owns(pf, executor.identify_vfs(pf)) and (
+            record.owns_vfs or record.before.num_vfs != pf.num_vfs)
+        before = replace(record.before, num_vfs=pf.num_vfs, vfs={}) if spared else record.before
+        jobs.append(Job(pf=pf, wish=always(before), spared=spared))
+    return tuple(jobs)
 
 
 def always(state: PfState) -> Wish:
@@ -88,7 +98,7 @@ def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
 
     It removes VFs that it made, idle ones unasked: that is what it is for.
     """
-    jobs = reset_jobs(executor.look(), ledger)
+    jobs = reset_jobs(executor, executor.look(), ledger)
     # No ledger: what is undone is not to be noted as wanted and reached. No claims: this gives way to them.
     free = replace(terms, ledger=None, read_claims=no_claims, overrides={*terms.overrides, Override.DISTURB_VFS})
     report = run(executor, jobs, free)

@@ -107,6 +107,10 @@ class Executor:
                 found[vf.address] = self._sysfs.read_driver_override(vf.address) or ""
         return found
 
+    def identify_vfs(self, pf: PhysicalFunction) -> int | None:
+        """A number that tells the PF's VFs from others that are made later; None where it has none."""
+        return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None
+
     def find_opened(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
         """The VFs of a PF that a process has open through vfio."""
         # A vfio driver enables its device at the first open and disables it at the last close (vfio_pci_core.c).

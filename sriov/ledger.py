@@ -84,15 +84,23 @@ class Ledger:
         """Whether what the record says of changes is about this boot."""
         return record.boot_id == self._boot_id
 
-    def find_foreign(self, pfs: Iterable[PhysicalFunction]) -> frozenset[PciAddress]:
-        """The PFs that have VFs which are not vfpool's."""
-        return frozenset(pf.address for pf in pfs if pf.num_vfs
-                         and not ((record := self.find_changed(pf)) is not None and record.owns_vfs))
+    def owns(self, pf: PhysicalFunction, vfs: int | None) -> bool:
+        """Whether the VFs that the PF has, which are told from others by `vfs`, are vfpool's."""
+        record = self.find_changed(pf)
+        return record is not None and record.owns_vfs and record.vfs in (None, vfs)
 
-    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool) -> None:
-        """Note on disk that the PF is about to be changed, and that `before` is how it is."""
-        record = take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs)
-        self._write(record)
+    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool, vfs: int | None = None) -> None:
+        """Note on disk that the PF is about to be changed, and that `before` is how it is.
+
+        `vfs` tells the VFs that it has from others; None where they are still to be made, see `own`.
+        """
+        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs, vfs=vfs))
+
+    def own(self, pf: PhysicalFunction, vfs: int | None) -> None:
+        """Note which VFs are meant by what `begin` said, None: it has none any more."""
+        record = self.find_changed(pf)
+        if record is not None:
+            self._write(replace(record, owns_vfs=record.owns_vfs and vfs is not None, vfs=vfs))
 
     def settle(self, pf: PhysicalFunction, reached: PfState, overrides: Iterable[Override] = ()) -> None:
         """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed.

@@ -22,7 +22,7 @@ VERSION = 1
 class Ownership:
     """`before`: how the PF was when vfpool first changed it in boot `boot_id`. `owns_vfs`: they are vfpool's,
     made by it or adopted. `last_good`: the last state that was wanted and reached, None: none was yet; by
-    `overrides` where it took any."""
+    `overrides` where it took any. `vfs` tells the VFs that are meant from others; None: not known."""
 
     pf: PciAddress
     vendor: str
@@ -30,6 +30,7 @@ class Ownership:
     boot_id: str
     before: PfState
     owns_vfs: bool = False
+    vfs: int | None = None
     last_good: PfState | None = None
     overrides: tuple[Override, ...] = ()
 
@@ -39,14 +40,14 @@ class Ownership:
 
 
 def take_over(record: Ownership | None, pf: PhysicalFunction, before: PfState, boot_id: str, *,
-              owns_vfs: bool) -> Ownership:
-    """The record of a PF that is about to be changed; `before` is how it is now."""
+              owns_vfs: bool, vfs: int | None) -> Ownership:
+    """The record of a PF that is about to be changed; `before` is how it is now. `vfs` None: still to be made."""
     if record is not None and not record.is_of(pf):
         record = None
     if record is not None and record.boot_id == boot_id:
-        return replace(record, owns_vfs=record.owns_vfs or owns_vfs)
+        return replace(record, owns_vfs=owns_vfs, vfs=vfs)
     return Ownership(pf=pf.address, vendor=pf.vendor, device=pf.device, boot_id=boot_id, before=before,
-                     owns_vfs=owns_vfs, last_good=record.last_good if record is not None else None,
+                     owns_vfs=owns_vfs, vfs=vfs, last_good=record.last_good if record is not None else None,
                      overrides=record.overrides if record is not None else ())
 
 
@@ -56,7 +57,8 @@ def take_over(record: Ownership | None, pf: PhysicalFunction, before: PfState, b
 def format_ownership(record: Ownership) -> str:
     return json.dumps({
         "version": VERSION, "pf": record.pf, "vendor": record.vendor, "device": record.device,
-        "bootId": record.boot_id, "ownsVfs": record.owns_vfs, "before": state_document(record.before),
+        "bootId": record.boot_id, "ownsVfs": record.owns_vfs, "vfs": record.vfs,
+        "before": state_document(record.before),
         "lastGood": None if record.last_good is None else state_document(record.last_good),
         "overrides": record.overrides,
     }, indent=1) + "\n"
@@ -70,11 +72,13 @@ def parse_ownership(text: str) -> Ownership:
             raise InputError(f"version: expected {VERSION}, got {document['version']!r}")
         good = document["lastGood"]
         texts = [document[key] for key in ("vendor", "device", "bootId")]
-        if not all(isinstance(each, str) for each in texts) or not isinstance(document["ownsVfs"], bool):
-            raise TypeError(f"expected texts and a boolean, got {texts!r}, {document['ownsVfs']!r}")
+        vfs = document["vfs"]
+        if not all(isinstance(each, str) for each in texts) or not isinstance(document["ownsVfs"], bool) or not (
+                vfs is None or type(vfs) is int):
+            raise TypeError(f"expected texts, a boolean, a number, got {texts!r}, {document['ownsVfs']!r}, {vfs!r}")
         return Ownership(
             pf=PciAddress.parse(document["pf"]), vendor=texts[0], device=texts[1], boot_id=texts[2],
-            owns_vfs=document["ownsVfs"], before=parse_state(document["before"]),
+            owns_vfs=document["ownsVfs"], vfs=vfs, before=parse_state(document["before"]),
             last_good=None if good is None else parse_state(good),
             overrides=tuple(map(Override, document["overrides"])),
         )

@@ -136,6 +136,16 @@ class Sysfs:
         except (OSError, Malformed) as error:
             raise self._failure(f"cannot read whether {address} is enabled", address, error) from error
 
+    def identify(self, address: PciAddress) -> int:
+        """A number that no device has which is made at this address later; raises Gone, HostError.
+
+        The inode of its folder: kernfs gives none out twice in a boot, a generation is part of it.
+        """
+        try:
+            return os.stat(f"{self._devices}/{address}").st_ino
+        except OSError as error:
+            raise self._failure(f"cannot look at device {address}", address, error) from error
+
     def driver_exists(self, name: str) -> bool:
         """Whether a PCI driver of this name is loaded."""
         return os.path.isdir(f"{self._pci}/drivers/{name}")

@@ -63,12 +63,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A PF, what is wanted of it as it is then, and where that was written."""
+    """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are."""
 
     pf: PhysicalFunction
     wish: Wish
     place: str = ""
     overrides: Collection[Override] = ()
+    spared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +115,17 @@ class Worker:
         facts = Facts(
             settings=self._executor.read_settings(pf) if wants_settings else NO_FACTS.settings,
             claims=self._claims,
-            foreign=() if terms.ledger is None else terms.ledger.find_foreign([pf]),
+            foreign=(pf.address,) if self._is_foreign(pf) else (),
             opened=self._executor.find_opened(pf),
         )
         guard = Guard(facts=facts, in_use=terms.in_use, overrides=self._overrides)
-        return plan_pf(pf, wish, guard, terms.tended, self._job.place)
+        tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended
+        return plan_pf(pf, wish, guard, tended, self._job.place)
+
+    def _is_foreign(self, pf: PhysicalFunction) -> bool:
+        """Whether somebody else made its VFs, as far as anybody keeps account of that."""
+        ledger = self._terms.ledger
+        return ledger is not None and bool(pf.vfs) and not ledger.owns(pf, self._executor.identify_vfs(pf))
 
     def _work(self) -> tuple[Refusal, ...]:
         pf = self._job.pf
@@ -129,6 +136,7 @@ class Worker:
             if not self._attempt(pf, plan.pf_steps, self._observe(pf)):
                 return plan.refused
             pf = self._executor.look_again(pf)
+            self._note_owned(pf)
             plan = self.plan(pf)
         refused = plan.refused
         for _ in range(_ROUNDS):
@@ -146,8 +154,13 @@ class Worker:
     def _note_before(self, pf: PhysicalFunction, plan: PfPlan) -> None:
         if self._terms.ledger is not None:
             makes = any(isinstance(step, MakeVfs) and step.count for step in plan.pf_steps)
-            adopts = Override.ADOPT in self._overrides
-            self._terms.ledger.begin(pf, self._observe(pf), owns_vfs=makes or adopts)
+            has_own = bool(pf.vfs) and (Override.ADOPT in self._overrides or not self._is_foreign(pf))
+            vfs = None if makes else self._executor.identify_vfs(pf)
+            self._terms.ledger.begin(pf, self._observe(pf), owns_vfs=makes or has_own, vfs=vfs)
+
+    def _note_owned(self, pf: PhysicalFunction) -> None:
+        if self._terms.ledger is not None:
+            self._terms.ledger.own(pf, self._executor.identify_vfs(pf))
 
     def _bring(self, pf: PhysicalFunction, steps: Sequence[VfStep]) -> bool:
         """Carry out what VFs want, each VF apart; whether there was anything to do."""

@@ -42,6 +42,7 @@ class FakeNode(Sysfs):
         self.settings = {vf.address: FRESH for pf in pfs for vf in pf.vfs}
         self.overrides: dict[PciAddress, str] = {}
         self.opened: set[PciAddress] = set()
+        self.made = 0                     # how often VFs were made
         self.log: list[tuple[str, object]] = []
         self.fail_at: int | None = None
         self.late = self.fail_all = False
@@ -80,6 +81,9 @@ class FakeNode(Sysfs):
 
     def is_enabled(self, address):
         return address in self.opened
+
+    def identify(self, address):
+        return self.made
 
     def driver_exists(self, name):
         return name in ("igbvf", "vfio-pci")
@@ -139,6 +143,7 @@ class FakeNode(Sysfs):
             self.overrides.pop(vf.address, None)
         vfs = tuple(make_vf(pf, index) for index in range(count))
         self._put(replace(pf, num_vfs=count, vfs=vfs))
+        self.made += 1
         for vf in vfs:
             self.settings[vf.address] = FRESH
             if pf.autoprobe:

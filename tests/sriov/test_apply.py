@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from sriov.apply import Terms, apply_pool_file, scan_host
+from sriov.errors import Gone
 from sriov.executor import Executor
 from sriov.poolfile import parse_pool_file
 from sriov.sysfs import Sysfs
@@ -215,3 +216,25 @@ def test_scan_host_joins_the_trees_devices_with_this_machines_links(tree):
     tree.add(Pf(A, None, num_vfs=1))
     (pf,) = scan_host(Sysfs(tree.root)).pfs
     assert (pf.address, pf.num_vfs, pf.link) == (A, 1, None)
+
+
+# ---- what sysfs tells of VFs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "override"), [("(null)\n", None), ("\n", None), ("vfio-pci\n", "vfio-pci")])
+def test_driver_override(tree, text, override):
+    tree.add(Pf(A, None, num_vfs=1))
+    vf = Pf(A, None).vf_address(0)
+    tree.write(vf, "driver_override", text)
+    assert Sysfs(tree.root).read_driver_override(vf) == override
+
+
+def test_a_vf_made_anew_is_another(tree):
+    tree.add(Pf(A, None, num_vfs=2))
+    first, second = (Pf(A, None).vf_address(n) for n in (0, 1))
+    sysfs = Sysfs(tree.root)
+    assert sysfs.identify(first) == sysfs.identify(first) != sysfs.identify(second)
+    tree.unplug(first)
+    for read in (sysfs.identify, sysfs.read_driver_override):
+        with pytest.raises(Gone, match="there is no such PCI device"):
+            read(first)

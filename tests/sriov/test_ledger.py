@@ -34,7 +34,7 @@ states = st.builds(
         max_size=3))
 records = st.builds(
     Ownership, pf=st.just(A), vendor=st.just("8086"), device=st.just("10c9"), boot_id=st.text(), before=states,
-    owns_vfs=st.booleans(), last_good=st.none() | states,
+    owns_vfs=st.booleans(), vfs=st.none() | st.integers(0, 2**64), last_good=st.none() | states,
     overrides=st.lists(st.sampled_from(Override), unique=True).map(tuple))
 
 
@@ -65,6 +65,7 @@ def spoil(change):
 @pytest.mark.parametrize("text", [
     "", "[]", "[" * 100000, "{}", spoil(lambda it: it.update(overrides=["all"])),
     spoil(lambda it: it.update(version=2)), spoil(lambda it: it.update(vendor=1)),
+    spoil(lambda it: it.update(vfs=True)),
     spoil(lambda it: it["before"].update(numVfs=True)), spoil(lambda it: it["before"].update(mtu="x")),
     spoil(lambda it: it["before"]["vfs"].update(x={})), spoil(lambda it: it["before"]["vfs"].update({"0": []})),
     *(spoil(lambda it, key=key, value=value: it["before"]["vfs"]["0"]["settings"].update({key: value}))

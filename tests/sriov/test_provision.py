@@ -377,7 +377,7 @@ def test_after_a_boot_the_vfs_that_are_there_are_not_ours(tmp_path):
     provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=Ledger(tmp_path, BOOT)))
     booted = node_of(2)
     ledger = Ledger(tmp_path, "another boot")
-    assert ledger.find_foreign(booted.pfs.values()) == {A}
+    assert not ledger.owns(booted.pfs[A], booted.made)
     before = booted.state()
     assert reset(booted.executor(), FREE, ledger).problems == ()
     assert booted.state() == before
@@ -397,6 +397,49 @@ def test_vfs_of_another_maker_are_taken_over_by_name_only(tmp_path):
     assert provision(node, PfState(num_vfs=2, vfs={1: VfState(driver=VFIO)}), terms=terms).problems == ()
     assert reset(node.executor(), FREE, ledger).problems == ()
     assert node.state() == before
+
+
+def test_vfs_that_somebody_made_in_place_of_ours_are_theirs(tmp_path):
+    node = node_of(0)
+    terms = replace(FREE, ledger=Ledger(tmp_path, BOOT))
+    assert provision(node, PfState(num_vfs=2), terms=terms).problems == ()
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT))).problems == ()
+    for count in (0, 2):
+        node.write_num_vfs(A, count)
+    (refused,) = provision(node, wish, terms=terms).refused
+    assert refused.override == Override.ADOPT
+    assert provision(node, PfState(num_vfs=0, mtu=9000), terms=replace(FORCED, ledger=terms.ledger)).problems == ()
+    node.write_num_vfs(A, 2)
+    (refused,) = provision(node, wish, terms=terms).refused
+    assert refused.override == Override.ADOPT
+
+
+@pytest.mark.parametrize("owned", [2, 0])
+def test_reset_spares_vfs_that_somebody_made_since(tmp_path, owned):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FORCED, ledger=ledger)
+    for count in (2, owned):
+        assert provision(node, PfState(num_vfs=count, mtu=9000), terms=terms).problems == ()
+    node.write_num_vfs(A, 0)
+    node.write_autoprobe(A, False)
+    node.write_num_vfs(A, 3)
+    node.write_autoprobe(A, True)
+    vfs = node.pfs[A].vfs
+    assert reset(node.executor(), FORCED, ledger).problems == ()
+    link = node.pfs[A].link
+    assert link is not None
+    assert (node.pfs[A].vfs, link.mtu, ledger.records) == (vfs, 1500, {})
+
+
+def test_an_agent_that_died_while_it_made_vfs_made_them(tmp_path):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    ledger.begin(node.pfs[A], PfState(num_vfs=0), owns_vfs=True)
+    node.write_num_vfs(A, 2)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT))).problems == ()
 
 
 def test_reset_leaves_vfs_that_pods_have(tmp_path):
