@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
 from sriov.override import Override
 from sriov.pci import PciAddress
-from sriov.steps import Disturbs, MakeVfs, PfStep, VfStep, pf_name
+from sriov.steps import Disturbs, MakeVfs, PfStep, SetAutoprobe, SetUp, VfStep, pf_name
 
 __all__ = ["NO_FACTS", "Facts", "Guard", "InUse", "Override", "Refusal", "name_wish"]
 
@@ -68,7 +68,7 @@ class Guard:
             for claim in self.facts.claims.get(pf.address, ()):
                 yield from self._unless(Override.CLAIMED, pf, f"{wish}: {claim}",
                                         "let one of the two make them: take the VFs out of its configuration")
-        if pf.ties:
+        if pf.ties and any(_interrupts(step) for step in steps):
             yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
                                     f"{', '.join(pf.ties)}", "use another PF")
         if max(step.disturbs for step in steps) == Disturbs.ALL_VFS:
@@ -114,6 +114,11 @@ class Guard:
     def _unless(self, override: Override, pf: PhysicalFunction, message: str, hint: str) -> Iterator[Refusal]:
         if override not in self.overrides:
             yield Refusal(pf=pf.address, message=message, hint=hint, override=override)
+
+
+def _interrupts(step: PfStep) -> bool:
+    """Whether the PF's own packets may stop for it: many drivers reset their NIC to make VFs."""
+    return not isinstance(step, SetAutoprobe) and not (isinstance(step, SetUp) and step.up)
 
 
 def _remakes(steps: Sequence[PfStep]) -> bool:

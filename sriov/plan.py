@@ -103,12 +103,14 @@ def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container
 
 
 def _name_change(pf: PhysicalFunction, wish: PfState) -> str:
-    """The key of the pool file that asks for a change of the PF."""
+    """The key of the pool file that asks for a change of the PF; what only a reset asks for has none."""
     if wish.num_vfs != pf.num_vfs:
         return f"numVfs {wish.num_vfs}"
     if wish.eswitch not in (None, pf.eswitch):
         return f"eswitch {wish.eswitch}"
-    return f"mtu {wish.mtu}"
+    if wish.mtu is not None and pf.link is not None and pf.link.mtu != wish.mtu:
+        return f"mtu {wish.mtu}"
+    return "its former state"
 
 
 def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.guards import Facts, Override
+from sriov.guards import Facts, Guard, Override
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.plan import PfPlan, Plan, plan_host
+from sriov.plan import PfPlan, Plan, plan_host, plan_pf
 from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
 from sriov.state import PfState, VfState, derive_mac, settle
 from sriov.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu, SetVfSettings
@@ -302,6 +302,14 @@ def test_a_pf_that_the_node_needs():
     settled = replace(pf(A, "ens1f0", vf(A, 0)), ties=TIED)
     assert plan([settled], [entry(1)]) == Plan()
     assert bound(plan([settled], [entry(1)], [pool(VFIO)])) == {0: "vfio-pci"}
+
+
+def test_what_a_reset_does_to_a_pf_that_the_node_needs():
+    tied = replace(pf(A, "ens1f0"), ties=TIED, autoprobe=False)
+    on = plan_pf(tied, PfState(num_vfs=0, autoprobe=True), Guard())
+    assert (on.steps, on.refused) == ((SetAutoprobe(pf=tied, on=True),), ())
+    (refused,) = plan_pf(tied, PfState(num_vfs=0, up=False), Guard()).refused
+    assert refused.message.startswith("its former state on PF ens1f0 (0000:3b:00.0): the node itself needs it: ")
 
 
 def test_a_vf_that_the_node_needs():
