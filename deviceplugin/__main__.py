@@ -28,6 +28,7 @@ from sriov.apply import Terms, apply_pool_file, scan_host
 from sriov.errors import InputError, SriovError
 from sriov.executor import Executor
 from sriov.ledger import Ledger
+from sriov.makers import read_claims
 from sriov.model import VirtualFunction
 from sriov.netlink import LinkEvents
 from sriov.pci import PciAddress
@@ -192,7 +193,7 @@ class Agent:
 
     def _apply(self) -> tuple[str, ...]:
         entries, pools = self._pool_file.physical_functions, self._pool_file.pools
-        terms = Terms(in_use=self._in_use, tended=self._tended, ledger=self._ledger)
+        terms = Terms(in_use=self._in_use, tended=self._tended, ledger=self._ledger, read_claims=read_claims)
         try:
             problems = apply_pool_file(Executor(self._kernel.sysfs), self._pool_file, terms).problems
             host = scan_host(self._kernel.sysfs)
