@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -12,6 +11,7 @@ from typing import Protocol
 from sriov.devlink import Devlink
 from sriov.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
 from sriov.errors import Gone, HostError, Refused, SriovError
+from sriov.loader import load_module
 from sriov.model import Host, Link, PhysicalFunction, VfSettings
 from sriov.netlink import Links
 from sriov.pci import PciAddress
@@ -112,12 +112,18 @@ class Executor:
         return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None
 
     def find_opened(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
-        """The VFs of a PF that a process has open through vfio."""
+        """The VFs of a PF that a process has open through vfio, or may have where that cannot be read."""
         # A vfio driver enables its device at the first open and disables it at the last close (vfio_pci_core.c).
         # A group that is open without its device keeps nothing from unbinding. To open the group, to see whether
         # it is in use, is what the device cgroup forbids in a container.
         return frozenset(vf.address for vf in pf.vfs
-                         if vf.driver is not None and "vfio" in vf.driver and self._sysfs.is_enabled(vf.address))
+                         if vf.driver is not None and "vfio" in vf.driver and self._may_be_enabled(vf.address))
+
+    def _may_be_enabled(self, vf: PciAddress) -> bool:
+        try:
+            return self._sysfs.is_enabled(vf)
+        except SriovError:
+            return True
 
     # ---- doing ------------------------------------------------------------------------------------------
 
@@ -222,7 +228,7 @@ class Executor:
                           hint="end the pod or the process that uses it")
         kernel = step.driver == Driver.KERNEL
         if step.driver not in (Driver.KERNEL, NO_DRIVER) and not self._sysfs.driver_exists(step.driver):
-            _load_module(step.driver)
+            load_module(step.driver)
         self._sysfs.set_driver_override(vf.address, step.override)
         if step.driver == NO_DRIVER:
             self._sysfs.unbind(vf.address)
@@ -238,16 +244,3 @@ class Executor:
             raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                             hint="enable the IOMMU in firmware and on the kernel's command line")
         raise HostError(f"the kernel bound {bound or 'nothing'}")
-
-
-def _load_module(name: str) -> None:
-    """Once for a driver, at the first VF that wants it."""
-    try:
-        done = subprocess.run(["modprobe", name], capture_output=True, text=True, timeout=60, check=False)
-        said = done.stderr.strip() if done.returncode else None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
-    if said is not None:
-        raise HostError(f"driver {name} is not loaded and modprobe failed: {said}",
-                        hint="load it at boot, by a file in the host's /etc/modules-load.d; an agent in a "
-                             "container may not")

@@ -49,7 +49,7 @@ class FakeNode(Sysfs):
         self._guard = threading.RLock()
 
     def executor(self) -> Executor:
-        return Executor(self, lambda: _Links(self), lambda: _Devlink(self))
+        return Executor(self, lambda: Links(self), lambda: Devlink(self))
 
     def host(self) -> Host:
         return Host(pfs=tuple(self.pfs.values()))
@@ -202,7 +202,7 @@ class _Adapter:
         pass
 
 
-class _Links(_Adapter):
+class Links(_Adapter):
     def dump(self):
         return tuple(each.link for pf in self._node.pfs.values() for each in (pf, *pf.vfs) if each.link)
 
@@ -232,7 +232,7 @@ class _Links(_Adapter):
         return ()
 
 
-class _Devlink(_Adapter):
+class Devlink(_Adapter):
     def eswitch_mode(self, address):
         return self._node.pfs[address].eswitch
 

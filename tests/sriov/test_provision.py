@@ -20,6 +20,7 @@ from sriov.pci import MacAddress, PciAddress
 from sriov.pools import Driver
 from sriov.state import PfState, VfState
 from sriov.steps import NO_DRIVER
+from tests.sriov import fakenode
 from tests.sriov.fakenode import FakeNode, make_pf, make_vf
 
 A, B = PciAddress("0000:01:00.0"), PciAddress("0000:21:00.0")
@@ -173,19 +174,40 @@ def test_who_else_makes_its_vfs_is_asked_for_all_pfs_at_once():
 
 def test_a_pf_that_cannot_be_read_has_no_plan_and_the_others_have(monkeypatch):
     node = node_of(1, 0)
+    own = fakenode.Links.vf_settings
 
-    def fail(address):
-        raise HostError("cannot read it")
+    def read(links, index):
+        if index == 100:
+            raise HostError("cannot read it")
+        return own(links, index)
 
-    provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)}), PfState(num_vfs=0))
-    monkeypatch.setattr(node, "is_enabled", fail)
-    assert remains(node, PfState(num_vfs=1), PfState(num_vfs=0, mtu=9000)) == (
+    monkeypatch.setattr(fakenode.Links, "vf_settings", read)
+    wishes = PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(vlan=1))}), PfState(num_vfs=0, mtu=9000)
+    assert remains(node, *wishes) == (
         f"set MTU 9000 on PF ens2 ({B}) (now 1500)", f"cannot plan PF ens1 ({A}): cannot read it")
-    report = provision(node, PfState(num_vfs=1), PfState(num_vfs=0, mtu=9000))
-    assert report.problems == (f"cannot make PF {A} what it should be: cannot read it",)
+    assert provision(node, *wishes).problems == (f"cannot make PF {A} what it should be: cannot read it",)
     link = node.pfs[B].link
     assert link is not None
     assert link.mtu == 9000
+
+
+def test_a_vf_that_may_be_open_is_not_removed_and_stops_no_other(monkeypatch):
+    node = node_of(0)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=VFIO)})
+    assert provision(node, wish).problems == ()
+    first = node.pfs[A].vfs[0].address
+
+    def fail(address):
+        if address == first:
+            raise HostError("cannot read it")
+        return False
+
+    monkeypatch.setattr(node, "is_enabled", fail)
+    assert any(f"a process has {first} open" in problem
+               for problem in provision(node, PfState(num_vfs=0), terms=FORCED).problems)
+    (problem,) = provision(node, PfState(num_vfs=2, vfs=dict.fromkeys((0, 1), VfState(driver=KERNEL)))).problems
+    assert problem == f"cannot bind VF {first} to kernel (now vfio-pci): cannot read it"
+    assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
 
 
 # ---- whatever is wanted: reached, and undone ------------------------------------------------------------
