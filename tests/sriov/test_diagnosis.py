@@ -353,6 +353,11 @@ def test_nothing_of_a_node(tmp_path):
     assert symptoms == Symptoms(has_iommu=False, drivers=frozenset({"i40e"}), capabilities={PF: Capability()})
 
 
+def test_the_kernel_does_not_pad_the_vfs_device_id(tmp_path):
+    tree = Tree(tmp_path / "sys").add(nic("i40e", PF, "ens1f0", vf_device="3e"))
+    assert examine(tree, tmp_path).capabilities[PF].vf_device == "003e"
+
+
 def test_groups_of_noiommu_mode_are_no_iommu(tmp_path):
     tree = Tree(tmp_path / "sys")
     tree.add(nic("i40e", PF, "ens1f0", num_vfs=1, noiommu=True, vf_driver="vfio-pci"))

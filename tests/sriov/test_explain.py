@@ -54,6 +54,11 @@ def test_a_vf_of_a_pool(host):
     assert (story.attempts, story.later) == ((), (Attempt(what="a/dpdk", place="p:9:9"),))
 
 
+def test_a_second_selector_of_its_pool_takes_nothing_from_a_vf(host):
+    pool = Pool(resource="a/twice", selectors=(vfs("0-3"), vfs("2-7")))
+    assert explain_vf(host.pfs[0], host.pfs[0].vfs[2], [pool]).later == ()
+
+
 def test_a_vf_that_a_later_pool_has(host):
     story = story_of(host, 4)
     assert story.pool is POOLS[1]

@@ -378,18 +378,30 @@ def test_svg(run, pools, tmp_path, words):
     assert (status, out, err.splitlines()[-1]) == (1, "", f"cannot write {tmp_path}/none/node.svg: ENOENT")
 
 
-def test_the_drawing_names_who_has_a_vf(run, tmp_path):
-    vf, boot_id = PciAddress("0000:3b:02.1"), BOOT_ID.read_text().strip()
+def write_record(state, vf, container, boot_id=None):
+    """What the agent keeps of a VF that is in a pod."""
     record = Record(
-        vf=vf, pf=PciAddress("0000:3b:00.0"), index=1, boot_id=boot_id, phase=Phase.ATTACHED, sets_mac=False,
-        owner=Owner(container_id="abcdef", ifname="net1", network="fast", netns="/run/netns/x", cookie=1),
+        vf=PciAddress(vf), pf=PciAddress("0000:3b:00.0"), index=1, phase=Phase.ATTACHED, sets_mac=False,
+        boot_id=boot_id or BOOT_ID.read_text().strip(),
+        owner=Owner(container_id=container, ifname="net1", network="fast", netns="/run/netns/x", cookie=1),
         baseline=Baseline(link=None, settings=VfSettings(), admin_mac=False))
-    folder = tmp_path / "state/vfs"
-    folder.mkdir(parents=True)
-    (folder / f"{vf}.json").write_text(format_record(record))
-    (folder / "0000:3b:02.2.json").write_text("{")
-    old = replace(record, boot_id="earlier", owner=replace(record.owner, container_id="gone"))
-    (folder / "0000:3b:02.3.json").write_text(format_record(old))
+    (state / "vfs").mkdir(parents=True, exist_ok=True)
+    (state / "vfs" / f"{vf}.json").write_text(format_record(record))
+
+
+def test_plan_leaves_a_pod_its_vf(run, pools, tmp_path):
+    pools.write_text(POOLS.replace("driver: vfio-pci", "driver: kernel"))
+    of_vf = [line for line in run("plan", pools)[1].splitlines() if "0000:3b:02.2" in line]
+    assert not any("in use" in line for line in of_vf)
+    write_record(tmp_path / "state", "0000:3b:02.2", "abcdef")
+    assert "VF 0000:3b:02.2 is bound to vfio-pci, its pool wants kernel: it is in use" in run("plan", pools)[1]
+
+
+def test_the_drawing_names_who_has_a_vf(run, tmp_path):
+    state = tmp_path / "state"
+    write_record(state, "0000:3b:02.1", "abcdef")
+    write_record(state, "0000:3b:02.3", "gone", boot_id="earlier")
+    (state / "vfs/0000:3b:02.2.json").write_text("{")
     assert run("discover", "--svg", tmp_path / "node.svg")[0] == 0
     drawn = (tmp_path / "node.svg").read_text()
     assert "container abcdef, net1 of network fast" in drawn
