@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from sriov.commands.invocation import Node, Run
 from sriov.output import Output
+from sriov.override import Override
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"    # what add_subparsers returns
 
@@ -21,17 +22,25 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
         "explain", help="say which pool has a VF and why, or every reason why not, and what stands in the way")
     plan = commands.add_parser("plan", help="show what a pool file would change on this node; change nothing")
 
-    for command in (check, explain, plan):
-        _add_file(command)
+    apply = commands.add_parser("apply", help="make this node fit a pool file")
+    reset = commands.add_parser("reset", help="undo what vfpool did to this node since it booted, and only that")
+
+    for command in (check, explain, plan, apply):
+        _add_file(command, needed=command is not apply)
+    apply.add_argument("--last-good", action="store_true",
+                       help="in place of FILE: what this node last was when all was as wanted")
+    for command in (plan, apply, reset):
+        command.add_argument("--force", action="append", default=[], choices=[str(each) for each in Override],
+                             help="do what is refused otherwise: the override that the refusal names")
     check.add_argument("--host", action="store_true", help="show which VFs of this node each pool gets")
     explain.add_argument("address", nargs="?", metavar="BDF", help="PCI address of one VF, PF or other NIC")
     for command in (discover, check):
         command.add_argument("--svg", type=Path, metavar="PATH", help="draw the node into this file too")
-    for command in (discover, check, plan):
+    for command in (discover, check, plan, apply, reset):
         command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",
                              help="the agent's (default: %(default)s)")
 
-    named = {"discover": discover, "check": check, "explain": explain, "plan": plan}
+    named = {"discover": discover, "check": check, "explain": explain, "plan": plan, "apply": apply, "reset": reset}
     for name, command in named.items():
         command.set_defaults(run=_run(name))
         _add_other_roots(command)
@@ -47,8 +56,8 @@ def _run(name: str) -> Run:
     return run
 
 
-def _add_file(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", type=Path, metavar="FILE",
+def _add_file(command: argparse.ArgumentParser, *, needed: bool) -> None:
+    command.add_argument("file", type=Path, metavar="FILE", nargs=None if needed else "?",
                          help="the pool file, or a configuration of sriov-network-device-plugin")
     command.add_argument("--node", metavar="NAME", help="read the file as the Kubernetes node of this name does")
 

@@ -15,6 +15,7 @@ from sriov.ledger import Ledger
 from sriov.makers import read_claims
 from sriov.model import VirtualFunction
 from sriov.output import Output
+from sriov.override import Override
 from sriov.plan import Plan
 from sriov.plantext import format_plan, plan_document
 from sriov.report import format_unreadable
@@ -50,7 +51,8 @@ def terms_of(arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Terms
     def in_use(vf: VirtualFunction) -> bool:
         return vf.away or vf.address in owners
 
-    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root))
+    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root),
+                 overrides={Override(each) for each in arguments.force})
 
 
 def _foresee(plan: Plan, symptoms: Symptoms) -> Iterator[str]:

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from deviceplugin.__main__ import _parse_args
+from sriov.__main__ import _parser
 from sriov.claims import parse_sections
 from tests.deploy.manifests import DEPLOY
 
@@ -30,7 +31,9 @@ def test_it_reads_what_the_agent_keeps():
 def test_a_command_that_it_may_run():
     program, *arguments = shlex.split(SETTINGS["Service.ExecStart"])
     assert program.endswith("/bin/vfpool")
-    assert arguments == ["apply", "--last-good"]
+    parsed = _parser().parse_args(arguments)
+    assert (parsed.last_good, parsed.file, parsed.force) == (True, None, [])
+    assert parsed.state_dir == _parse_args([]).state_dir
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

@@ -1,0 +1,49 @@
+"""Make the node fit a pool file, or what it last was when all was as wanted."""
+
+from __future__ import annotations
+
+import argparse
+
+from sriov.apply import Report, apply_last_good, pool_file_jobs
+from sriov.apply import run as run_jobs
+from sriov.commands.invocation import DONE, FAILED, Node, load_file
+from sriov.commands.plan import terms_of
+from sriov.errors import InputError
+from sriov.executor import Executor
+from sriov.ledger import Ledger, hold_state
+from sriov.outcome import format_outcome, outcome_document
+from sriov.output import Output
+from sriov.pools import PoolFile
+from sriov.sysfs import Sysfs
+
+
+def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
+    if (arguments.file is None) != arguments.last_good:
+        raise InputError("expected either a pool file or --last-good")
+    file = None if arguments.last_good else load_file(arguments)
+    if file is not None:
+        output.warn(file.warnings)
+    with hold_state(arguments.state_dir):
+        ledger = open_ledger(arguments, output)
+        return show(_apply(file, arguments, node, ledger), output)
+
+
+def _apply(file: PoolFile | None, arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Report:
+    sysfs = Sysfs(arguments.sysfs)
+    executor, terms = Executor(sysfs), terms_of(arguments, node, ledger)
+    if file is None:
+        return apply_last_good(executor, terms, ledger)
+    return run_jobs(executor, pool_file_jobs(node.discover(sysfs), file), terms)
+
+
+def open_ledger(arguments: argparse.Namespace, output: Output) -> Ledger:
+    """The records of PFs; of those that are damaged it warns."""
+    ledger = Ledger.open(arguments.state_dir)
+    output.warn(f"damaged record: {damaged}" for damaged in ledger.damaged)
+    return ledger
+
+
+def show(report: Report, output: Output) -> int:
+    """Say what came of it; the exit status."""
+    output.show(outcome_document(report), lambda: format_outcome(report, output.paint) or "nothing to do\n")
+    return FAILED if report.problems else DONE
