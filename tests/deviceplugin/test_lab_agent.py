@@ -143,7 +143,8 @@ def test_vf_in_a_pod_gets_the_driver_of_its_pool_once_it_is_home(agent: Agent) -
                 EXAMPLE.read_text().replace("driver: kernel", "driver: vfio-pci", 1))
             await asyncio.to_thread(agent.start)
             await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
-            assert f"VF {vf.address} is bound to igbvf, its pool wants vfio-pci: it is in use" in agent.tail()
+            refusal = f"VF {vf.address} is bound to igbvf, its pool wants vfio-pci: it is in use"
+            await asyncio.to_thread(wait_for, "the refusal", lambda: refusal in agent.tail())
             assert "net1" in node.in_netns(path, "ip", "link").stdout
             await asyncio.to_thread(cni.delete, conf, "c1", path)
             await kubelet.wait_allocatable(SRIOV, 14, timeout=PATIENCE)
