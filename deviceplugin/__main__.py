@@ -179,6 +179,8 @@ class Agent:
             reported = problems
             if problems:
                 loop.call_later(PROVISION_RETRY, self._planned.set)
+            else:
+                log.info("the host is as the pool file says")
             self._inventory.rescan()
 
     def _apply(self) -> tuple[str, ...]:

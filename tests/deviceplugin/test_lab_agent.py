@@ -99,6 +99,8 @@ def test_unbound_vf_and_lost_pf_turn_unhealthy_and_come_back(agent: Agent) -> No
     async def work(kubelet: Kubelet) -> None:
         sysfs = Sysfs()
         first, second = [pf for pf in pfs() if pf.numa_node is not None]
+        # Before, the agent may take it for a VF that has no driver yet.
+        await asyncio.to_thread(wait_for, "the end of the agent's work", lambda: "the host is as" in agent.tail())
         sysfs.unbind(first.vfs[0].address)
         await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
         await asyncio.to_thread(sysfs.probe, first.vfs[0].address)
