@@ -112,7 +112,10 @@ class Attachments:
         """Bring the VF of an attachment's earlier, broken ADD home; refuse where that one was finished."""
         deadline = time.monotonic() + OWNER_GRACE
         with self._custody.hold(record.vf, deadline):
-            if not self._custody.settle(record, deadline):
+            left = self._store.find(record.vf)      # while this waited, its DEL or a repair may have ended it
+            if left is None or left.attachment != record.attachment:
+                return
+            if not self._custody.settle(left, deadline):
                 raise Refused(f"the container has VF {record.vf} as {record.owner.ifname} already",
                               hint="DEL comes before the next ADD of an interface")
 
@@ -207,7 +210,9 @@ class Attachments:
     def _free(self, ipam: str | None, request: Request, timeout: float) -> None:
         if ipam is not None:
             ipam_delete(ipam, request, timeout)
-            self._store.forget_owed(request.attachment)
+            owed = self._store.find_owed(request.attachment)
+            if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
+                self._store.forget_owed(request.attachment)      # another plugin's is done by repair
 
 
 def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, record: Record) -> Interface:

@@ -170,15 +170,18 @@ class Agent:
         """Make the host fit the file whenever a scan finds that it does not: at the start, after hot-plug."""
         loop = asyncio.get_running_loop()
         reported: tuple[str, ...] = ()
+        retry: asyncio.TimerHandle | None = None
         while True:
             await self._planned.wait()
             self._planned.clear()
+            if retry is not None:
+                retry.cancel()
             problems = await asyncio.to_thread(self._apply)
             for problem in problems if problems != reported else ():
                 log.error("%s", problem)
             reported = problems
             if problems:
-                loop.call_later(PROVISION_RETRY, self._planned.set)
+                retry = loop.call_later(PROVISION_RETRY, self._planned.set)
             else:
                 log.info("the host is as the pool file says")
             self._inventory.rescan()

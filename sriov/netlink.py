@@ -206,6 +206,14 @@ class Links:
     def _request(self, body: bytes, kind: int, what: str, flags: int = 0, *, ack: bool = True) -> list[bytes]:
         self._sequence += 1
         flags |= _NLM_F_REQUEST | (_NLM_F_ACK if ack else 0)
+        try:
+            return self._exchange(body, kind, what, flags, ack=ack)
+        except InterruptedError:
+            raise
+        except OSError as error:      # ENOBUFS, say
+            raise HostError(f"cannot {what}: the netlink socket failed", errno=error.errno or 0) from None
+
+    def _exchange(self, body: bytes, kind: int, what: str, flags: int, *, ack: bool) -> list[bytes]:
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
         replies: list[bytes] = []
         interrupted = False
