@@ -186,13 +186,16 @@ class Attachments:
     # -- DEL ---------------------------------------------------------------------------------------------
 
     def _delete(self, call: Invocation) -> None:
-        free = partial(self._free, find_ipam(call.request.config), call.request, max(call.remaining, 1.0))
+        ipam = find_ipam(call.request.config)
+        free = partial(self._free, ipam, call.request, max(call.remaining, 1.0))
         record = self._store.find_attachment(call.request.attachment)
         if record is not None:
             with self._custody.hold(record.vf, call.deadline):
                 # While this waited, a repair or the VF's next ADD may have brought it home.
                 left = self._store.find(record.vf)
                 if left is not None and left.attachment == record.attachment:
+                    if left.ipam is not None and left.ipam.plugin != ipam:      # the network was changed since ADD
+                        left = self._store.owe(left)
                     self._release(left, call, free)
                     return
         free()
