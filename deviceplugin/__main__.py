@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import queue
 import signal
 import sys
 import threading
@@ -124,9 +123,8 @@ class Agent:
         self._planned = asyncio.Event()
         self._planned_last: tuple[str, ...] = ()      # the same is not tried again in vain
         self._unreadable: tuple[str, ...] = ()
-        # VFs that have the driver that this agent chose: `_scan` owns the set, `_provision` hands on new ones.
-        self._tended: frozenset[PciAddress] = frozenset()
-        self._bound: queue.SimpleQueue[frozenset[PciAddress]] = queue.SimpleQueue()
+        self._tended: frozenset[PciAddress] = frozenset()      # VFs that have the driver that this agent chose
+        self._tending = threading.Lock()                       # scans and provisioning change them in their threads
 
     async def run(self, config: ServiceConfig) -> None:
         """Until SIGTERM or SIGINT."""
@@ -151,14 +149,14 @@ class Agent:
         self._attachments.repair.hint()
 
     def _scan(self, loop: asyncio.AbstractEventLoop) -> Assignment:
+        known = self._tended
         host = scan_host(self._kernel.sysfs)
         for sentence in host.unreadable if host.unreadable != self._unreadable else ():
             log.warning("%s", sentence)
         self._unreadable = host.unreadable
-        while not self._bound.empty():
-            self._tended |= self._bound.get()
-        # A VF that goes and comes again is a new one.
-        self._tended &= {vf.address for vf in host.vfs}
+        with self._tending:
+            # A VF that goes and comes again is a new one. Those that came since the look are not gone.
+            self._tended -= known - {vf.address for vf in host.vfs}
         plan = plan_host(host, self._pool_file.physical_functions, self._pool_file.pools, self._in_use,
                          self._tended).describe()
         if plan != self._planned_last:
@@ -195,7 +193,8 @@ class Agent:
             return (f"cannot make the host fit the pool file: {error}",)
         # A VF that is in use has the wrong driver until its pod is gone: nobody chose that one.
         wrong = {step.vf.address for step in plan_host(host, entries, pools, lambda _: False).bindings}
-        self._bound.put(frozenset(vf.address for vf in host.vfs if vf.address not in wrong))
+        with self._tending:
+            self._tended |= {vf.address for vf in host.vfs if vf.address not in wrong}
         return problems
 
     def _in_use(self, vf: VirtualFunction) -> bool:
