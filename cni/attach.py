@@ -229,5 +229,5 @@ def _try(step: Callable[[], None], error: BaseException) -> None:
     try:
         step()
     except Exception as failure:
-        log.exception("undo failed")
+        log.error("undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
         error.add_note(f"undo failed: {failure}")
