@@ -10,7 +10,7 @@ PACKAGES := python3 python3-venv gcc libc6-dev musl-tools
 .PHONY: help demo test e2e e2e-long cluster compare lab lab-shell bench shim stubs format clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/ready shim ## a VF from a real (emulated) NIC into a pod's namespace and home again, 1 to 2 minutes once built
 	@$(RUN) -m tests.lab build

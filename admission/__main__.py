@@ -44,8 +44,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="the server's certificate and its chain, PEM; read again when it changes")
     parser.add_argument("--tls-key-file", type=Path, required=True, metavar="FILE",
                         help="the certificate's key, PEM, not encrypted")
-    parser.add_argument("--bind", type=_parse_bind, default="0.0.0.0:8443", metavar="ADDRESS:PORT",
-                        help="where to listen, [::]:8443 for IPv6 (default: %(default)s)")
+    parser.add_argument("--bind", type=_parse_bind, default=":8443", metavar="ADDRESS:PORT",
+                        help="where to listen; every address without one (default: %(default)s)")
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE",
                         help="how to reach the API server (default: as a pod of the cluster)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -55,8 +55,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def _parse_bind(text: str) -> tuple[str, int]:
     match = _BIND.fullmatch(text)
     if match is None or int(match["port"]) > 65535:
-        raise argparse.ArgumentTypeError(f"expected ADDRESS:PORT like 0.0.0.0:8443 or [::]:8443, got {text!r}")
-    return match["v6"] or match["v4"] or "0.0.0.0", int(match["port"])
+        raise argparse.ArgumentTypeError(f"expected ADDRESS:PORT like 127.0.0.1:8443 or [::1]:8443, got {text!r}")
+    return match["v6"] or match["v4"] or "", int(match["port"])
 
 
 async def _run(args: argparse.Namespace) -> None:

@@ -25,6 +25,9 @@ _DESCRIBED = 5            # absent NADs of a review, for which a search is made
 _LOOKED_AT, _COMPARED, _LONGEST = 1000, 10, 63      # names of the namespace; of those, by difflib; characters
 
 
+_LONGEST_RESOURCE = 512   # characters; 253 + 1 + 63 at most are allowed
+
+
 class ClusterError(SriovError):
     """The API server did not answer, or not what was asked."""
 
@@ -219,7 +222,8 @@ def _count_common_ends(one: str, other: str) -> int:
 
 def read_nad(document: Mapping[str, Any]) -> Nad:
     resource = _section(_section(document, "metadata"), "annotations").get(RESOURCE_NAME)
-    return Nad(resource=resource if isinstance(resource, str) else None)
+    # An annotation may have 256 KiB, and is kept; what is cut here was no resource's name before either.
+    return Nad(resource=resource[:_LONGEST_RESOURCE] if isinstance(resource, str) else None)
 
 
 def _key(document: Mapping[str, Any]) -> NetworkKey:

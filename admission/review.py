@@ -20,6 +20,7 @@ API_VERSION, KIND = "admission.k8s.io/v1", "AdmissionReview"
 # Once the warnings of all webhooks together pass 4,096 characters, the API server cuts each to 256; those that
 # still do not fit are dropped.
 _WARNING, _WARNINGS = 256, 4096
+_NAMESPACE = 63               # characters, as the API server takes it; what a pod says is remembered with it
 
 _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -80,13 +81,16 @@ def parse_review(body: bytes) -> Review:
     uid = request.get("uid")
     if not isinstance(uid, str) or not uid:
         raise InputError(f"{KIND}: request.uid is missing")
+    namespace = _text(request.get("namespace"))
+    if len(namespace) > _NAMESPACE:
+        raise InputError(f"{KIND}: request.namespace has {len(namespace)} characters, at most {_NAMESPACE}")
     resource = request.get("resource")
     names = [resource.get("resource") if isinstance(resource, dict) else None, request.get("subResource")]
     return Review(
         uid=uid,
         operation=_text(request.get("operation")),
         resource="/".join(name for name in map(_text, names) if name),
-        namespace=_text(request.get("namespace")),
+        namespace=namespace,
         name=_text(request.get("name")),
         object=request.get("object"),
     )

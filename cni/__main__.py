@@ -62,6 +62,8 @@ def _call_in_process(env: Mapping[str, str], config: bytes) -> Answer:
                 return answer(attachments, cni_env, config, fd)
         except Gone:
             return answer(attachments, cni_env, config, None)
+        except SriovError as error:
+            return fail(error, config)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,10 @@ class Attachments:
         """Bring the VF of an attachment's earlier, broken ADD home; refuse where that one was finished."""
         deadline = time.monotonic() + OWNER_GRACE
         with self._custody.hold(record.vf, deadline):
-            if not self._custody.settle(record, deadline):
+            left = self._store.find(record.vf)      # while this waited, its DEL or a repair may have ended it
+            if left is None or left.attachment != record.attachment:
+                return
+            if not self._custody.settle(left, deadline):
                 raise Refused(f"the container has VF {record.vf} as {record.owner.ifname} already",
                               hint="DEL comes before the next ADD of an interface")
 
@@ -183,13 +186,16 @@ class Attachments:
     # -- DEL ---------------------------------------------------------------------------------------------
 
     def _delete(self, call: Invocation) -> None:
-        free = partial(self._free, find_ipam(call.request.config), call.request, max(call.remaining, 1.0))
+        ipam = find_ipam(call.request.config)
+        free = partial(self._free, ipam, call.request, max(call.remaining, 1.0))
         record = self._store.find_attachment(call.request.attachment)
         if record is not None:
             with self._custody.hold(record.vf, call.deadline):
                 # While this waited, a repair or the VF's next ADD may have brought it home.
                 left = self._store.find(record.vf)
                 if left is not None and left.attachment == record.attachment:
+                    if left.ipam is not None and left.ipam.plugin != ipam:      # the network was changed since ADD
+                        left = self._store.owe(left)
                     self._release(left, call, free)
                     return
         free()
@@ -207,7 +213,9 @@ class Attachments:
     def _free(self, ipam: str | None, request: Request, timeout: float) -> None:
         if ipam is not None:
             ipam_delete(ipam, request, timeout)
-            self._store.forget_owed(request.attachment)
+            owed = self._store.find_owed(request.attachment)
+            if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
+                self._store.forget_owed(request.attachment)      # another plugin's is done by repair
 
 
 def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, record: Record) -> Interface:
@@ -221,5 +229,5 @@ def _try(step: Callable[[], None], error: BaseException) -> None:
     try:
         step()
     except Exception as failure:
-        log.exception("undo failed")
+        log.error("undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
         error.add_note(f"undo failed: {failure}")

@@ -35,7 +35,7 @@ def install_executable(source: Path, target: Path) -> bool:
         _sync(target.parent)
     except OSError as error:
         raise HostError(f"cannot install the CNI executable as {target}", errno=error.errno or 0,
-                        hint="its folder has to exist and be writable") from error
+                        hint="its folder has to exist and be root's: the agent may write into no other") from error
     return True
 
 

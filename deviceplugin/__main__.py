@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import queue
 import signal
 import sys
 import threading
@@ -134,9 +133,8 @@ class Agent:
         # is made whatever it finds.
         self._planned_last: tuple[str, ...] | None = None
         self._unreadable: tuple[str, ...] = ()
-        # VFs that have the driver that this agent chose: `_scan` owns the set, `_provision` hands on new ones.
-        self._tended: frozenset[PciAddress] = frozenset()
-        self._bound: queue.SimpleQueue[frozenset[PciAddress]] = queue.SimpleQueue()
+        self._tended: frozenset[PciAddress] = frozenset()      # VFs that have the driver that this agent chose
+        self._tending = threading.Lock()                       # scans and provisioning change them in their threads
 
     async def run(self, config: ServiceConfig) -> None:
         """Until SIGTERM or SIGINT."""
@@ -161,14 +159,14 @@ class Agent:
         self._attachments.repair.hint()
 
     def _scan(self, loop: asyncio.AbstractEventLoop) -> Assignment:
+        known = self._tended
         host = scan_host(self._kernel.sysfs)
         for sentence in host.unreadable if host.unreadable != self._unreadable else ():
             log.warning("%s", sentence)
         self._unreadable = host.unreadable
-        while not self._bound.empty():
-            self._tended |= self._bound.get()
-        # A VF that goes and comes again is a new one.
-        self._tended &= {vf.address for vf in host.vfs}
+        with self._tending:
+            # A VF that goes and comes again is a new one. Those that came since the look are not gone.
+            self._tended -= known - {vf.address for vf in host.vfs}
         plan = plan_host(host, self._pool_file.physical_functions, self._pool_file.pools, self._in_use,
                          self._tended).describe()
         if plan != self._planned_last:
@@ -180,15 +178,20 @@ class Agent:
         """Make the host fit the file whenever a scan finds that it does not: at the start, after hot-plug."""
         loop = asyncio.get_running_loop()
         reported: tuple[str, ...] = ()
+        retry: asyncio.TimerHandle | None = None
         while True:
             await self._planned.wait()
             self._planned.clear()
+            if retry is not None:
+                retry.cancel()
             problems = await asyncio.to_thread(self._apply)
             for problem in problems if problems != reported else ():
                 log.error("%s", problem)
             reported = problems
             if problems:
-                loop.call_later(PROVISION_RETRY, self._planned.set)
+                retry = loop.call_later(PROVISION_RETRY, self._planned.set)
+            else:
+                log.info("the host is as the pool file says")
             self._inventory.rescan()
 
     def _apply(self) -> tuple[str, ...]:
@@ -202,7 +205,8 @@ class Agent:
         # A VF that is in use has the wrong driver until its pod is gone: nobody chose that one.
         plan = plan_host(host, entries, pools, lambda _: False)
         wrong = {step.vf.address for step in plan.steps if isinstance(step, BindDriver)}
-        self._bound.put(frozenset(vf.address for vf in host.vfs if vf.address not in wrong))
+        with self._tending:
+            self._tended |= {vf.address for vf in host.vfs if vf.address not in wrong}
         return problems
 
     def _in_use(self, vf: VirtualFunction) -> bool:

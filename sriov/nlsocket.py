@@ -71,7 +71,15 @@ class NetlinkSocket:
     def _request(self, kind: int, body: bytes, what: str, flags: int,
                  keep: Callable[[bytes], bool] = lambda _: True) -> list[bytes]:
         self._sequence += 1
-        flags |= _NLM_F_REQUEST
+        try:
+            return self._exchange(kind, body, what, flags | _NLM_F_REQUEST, keep)
+        except InterruptedError:
+            raise
+        except OSError as error:      # ENOBUFS, say
+            raise HostError(f"cannot {what}: the netlink socket failed", errno=error.errno or 0) from None
+
+    def _exchange(self, kind: int, body: bytes, what: str, flags: int,
+                  keep: Callable[[bytes], bool]) -> list[bytes]:
         self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
         replies: list[bytes] = []
         interrupted = False

@@ -126,7 +126,7 @@ def test_addresses_that_are_none(pair, bind, capsys):
     with pytest.raises(SystemExit) as caught:
         main(flags(pair, f"--bind={bind}"))
     assert caught.value.code == 2
-    assert "expected ADDRESS:PORT like 0.0.0.0:8443 or [::]:8443" in capsys.readouterr().err
+    assert "expected ADDRESS:PORT like 127.0.0.1:8443 or [::1]:8443" in capsys.readouterr().err
 
 
 def test_outside_of_a_cluster_a_kubeconfig_is_needed(pair, monkeypatch, caplog):

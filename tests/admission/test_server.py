@@ -9,7 +9,7 @@ import logging
 import shutil
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -59,13 +59,13 @@ def trust(authority: Authority) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def site(authority: Authority, pair: KeyPair, mutate=None) -> AsyncIterator[Site]:
+async def site(authority: Authority, pair: KeyPair, mutate=None, host="127.0.0.1") -> AsyncIterator[Site]:
     certificate = Certificate(pair.certificate, pair.key)
     certificate.refresh()
     connector = aiohttp.TCPConnector(ssl=trust(authority))
     async with known_nads() as nads, aiohttp.ClientSession(connector=connector) as client:
         made = Site(client, "")
-        async with serving(("127.0.0.1", 0), certificate.context, mutate or Handler(nads).mutate,
+        async with serving((host, 0), certificate.context, mutate or Handler(nads).mutate,
                            lambda: made.unready) as address:
             made.url = f"https://{format_address(*address)}"
             yield made
@@ -102,12 +102,25 @@ def test_pages(authority, pair):
     on_site(authority, pair, scenario)
 
 
+def test_every_address_of_the_machine(authority, pair):
+    async def whole() -> None:
+        async with site(authority, pair, host="") as made:
+            port = made.url.rpartition(":")[2]
+            for host in ("127.0.0.1", "[::1]"):
+                async with made.client.get(f"https://{host}:{port}/readyz", server_hostname="127.0.0.1") as answer:
+                    assert answer.status == 200
+
+    run(whole)
+
+
 @pytest.mark.parametrize(("body", "text"), [
     (b"", "expected an AdmissionReview, got what is not JSON: "),
     (b"nonsense", "expected an AdmissionReview, got what is not JSON: "),
     (b'{"kind": "Pod", "apiVersion": "v1"}', "expected admission.k8s.io/v1 AdmissionReview, got v1 Pod"),
     (b'{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}', "AdmissionReview: request is missing"),
     (b" " * (3 << 20) + b"{}", "expected at most 3145728 bytes"),
+    (json.dumps(review(pod(), namespace="n" * 64)).encode(),
+     "AdmissionReview: request.namespace has 64 characters, at most 63"),
 ])
 def test_wrong_input_is_answered_with_400(authority, pair, body, text, caplog):
     async def scenario(made):
@@ -130,7 +143,10 @@ def test_a_large_pod_is_taken(authority, pair):
     on_site(authority, pair, scenario)
 
 
-def test_bodies_take_turns(authority, pair):
+LARGE = b" " * (1 << 19)
+
+
+def test_large_bodies_take_turns_and_small_ones_do_not_wait_for_them(authority, pair):
     """A client that sends more waits in its connection, and costs no memory."""
     async def whole() -> None:
         inside, most, leave = 0, 0, asyncio.Event()
@@ -139,17 +155,35 @@ def test_bodies_take_turns(authority, pair):
             nonlocal inside, most
             inside += 1
             most = max(most, inside)
-            await leave.wait()
+            if body == LARGE:
+                await leave.wait()
             inside -= 1
             return b"{}"
 
         async with site(authority, pair, slow) as made:
-            asking = [asyncio.create_task(made.post(b"{}")) for _ in range(80)]
-            await until(lambda: inside == 64)
+            asking = [asyncio.create_task(made.post(LARGE)) for _ in range(20)]
+            await until(lambda: inside == 16)
             assert (await made.get("/readyz"))[0] == 200
+            assert await made.post(b"{}") == (200, "{}")
             leave.set()
-            assert await asyncio.gather(*asking) == [(200, "{}")] * 80
-        assert most == 64
+            assert await asyncio.gather(*asking) == [(200, "{}")] * 20
+        assert most == 17
+
+    run(whole)
+
+
+def test_slow_clients_keep_nobody_waiting(authority, pair):
+    """A hundred connections that send a part of a small body, and no more."""
+    async def whole() -> None:
+        async with site(authority, pair) as made, AsyncExitStack() as stack:
+            port = int(made.url.rpartition(":")[2])
+            for _ in range(100):
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust(authority))
+                stack.callback(writer.close)
+                writer.write(b"POST /mutate HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+                await writer.drain()
+            async with asyncio.timeout(2):      # theirs last 3 seconds
+                assert (await made.post(json.dumps(review(pod())).encode()))[0] == 200
 
     run(whole)
 

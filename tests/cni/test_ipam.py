@@ -34,8 +34,8 @@ from tests.support.node import wait_for
 @pytest.fixture
 def plugin(tmp_path):
     """Writes the plugin `fake`, a script with this body; returns its path."""
-    def write(body, interpreter=sys.executable, mode=0o755):
-        path = tmp_path / "bin/fake"
+    def write(body, interpreter=sys.executable, mode=0o755, name="fake"):
+        path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!{interpreter}\n{body}\n")
         path.chmod(mode)
@@ -330,7 +330,16 @@ def call(request, **config):
     return Invocation(request=request, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 10)
 
 
-def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, done, lost, request_of):
+@pytest.mark.parametrize("ipam", [{}, {"ipam": {"type": "other"}}], ids=["none", "another"])
+def test_a_del_by_a_changed_configuration_still_owes_what_the_add_got(tmp_path, plugin, lost, request_of, ipam):
+    plugin("", name="other")
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        Attachments(NOW, store).handle(call(request_of(Command.DEL), **ipam))
+        assert (list(store), store.owed) == ([], [lost()])
+
+
+def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, plugin, done, lost, request_of):
     delete = request_of(Command.DEL)
     with opened(tmp_path / "state") as store:
         store.write(lost())
@@ -342,6 +351,8 @@ def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, done, lo
             assert (list(store), store.owed) == ([], [lost()])
         counted()
         attachments.handle(call(delete))                        # its configuration names no IPAM any more
+        plugin("", name="other")
+        attachments.handle(call(delete, ipam={"type": "other"}))
         assert (done(), store.owed) == ([], [lost()])
         attachments.handle(call(delete, ipam={"type": "fake"}))
         assert (done(), store.owed) == (["c1"], [])

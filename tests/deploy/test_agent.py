@@ -72,7 +72,7 @@ def test_what_the_agent_uses_is_mounted(path, writes):
 def test_no_other_host_path():
     """A new one wants a reason, and a line above."""
     assert set(HOST_PATHS.values()) == {
-        "/etc/cni/net.d", "/opt/cni/bin", "/run/cni", "/run/udev", "/run/vfpool", "/sys/bus/pci",
+        "/etc/cni/net.d", "/opt/cni/bin", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
         "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
     }

@@ -38,7 +38,7 @@ def test_the_api_server_finds_it():
     args = _parse_args([*CONTAINER["args"]])
     port, = CONTAINER["ports"]
     service_port, = SERVICE["spec"]["ports"]
-    assert args.bind == ("0.0.0.0", port["containerPort"])
+    assert args.bind == ("", port["containerPort"])
     assert service_port["targetPort"] == port["name"]
     assert WEBHOOK["clientConfig"] == {"service": {
         "name": SERVICE["metadata"]["name"], "namespace": SERVICE["metadata"]["namespace"], "path": "/mutate",

@@ -99,6 +99,9 @@ def test_unbound_vf_and_lost_pf_turn_unhealthy_and_come_back(agent: Agent) -> No
     async def work(kubelet: Kubelet) -> None:
         sysfs = Sysfs()
         first, second = [pf for pf in pfs() if pf.numa_node is not None]
+        # Before, the agent may take it for a VF that has no driver yet.
+        done = "the host is as the pool file says"
+        await asyncio.to_thread(wait_for, "the agent's work", lambda: done in agent.log.read_text())
         sysfs.unbind(first.vfs[0].address)
         await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
         await asyncio.to_thread(sysfs.probe, first.vfs[0].address)
@@ -142,9 +145,9 @@ def test_vf_in_a_pod_gets_the_driver_of_its_pool_once_it_is_home(agent: Agent) -
             (agent.root / "pools.yaml").write_text(
                 EXAMPLE.read_text().replace("driver: kernel", "driver: vfio-pci", 1))
             await asyncio.to_thread(agent.start)
-            await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
             refusal = f"VF {vf.address} is bound to igbvf, its pool wants vfio-pci: it is in use"
-            await asyncio.to_thread(wait_for, "the refusal", lambda: refusal in agent.tail())
+            await asyncio.to_thread(wait_for, "the refusal", lambda: refusal in agent.log.read_text())
+            await kubelet.wait_allocatable(SRIOV, 13, timeout=PATIENCE)
             assert "net1" in node.in_netns(path, "ip", "link").stdout
             await asyncio.to_thread(cni.delete, conf, "c1", path)
             await kubelet.wait_allocatable(SRIOV, 14, timeout=PATIENCE)

@@ -66,8 +66,8 @@ class Host:
             raise AssertionError(f"{error}: {self.astray(macs=macs)}") from None
 
     def sandboxes(self) -> list[str]:
-        """Ids of pod sandboxes whose processes or network namespaces are left."""
-        return self._node.sh("ls /run/netns 2>/dev/null | grep ^cni- || true").split()
+        """Names of the network namespaces that the runtime made for pods."""
+        return [name for name in self._node.sh("ls /run/netns").split() if name.startswith("cni-")]
 
     def enforced(self, vf: str) -> dict[str, Any]:
         """What its PF enforces on a VF: the entry of `ip -j -d link show PF`."""

@@ -19,7 +19,8 @@ MULTUS = "vfpool.test/multus:1"        # /usr/bin/multus-daemon and multus-shim
 SRIOVDP = "vfpool.test/sriovdp:1"      # /usr/bin/sriovdp
 
 # By its documentation, because /bin/busybox may be the other package's, which needs shared libraries.
-PACKAGES = {"/usr/share/doc/busybox-static": "busybox-static", "musl-gcc": "musl-tools"}
+PCI_IDS = Path("/usr/share/misc/pci.ids")      # without names of devices sriovdp ends at its start
+PACKAGES = {"/usr/share/doc/busybox-static": "busybox-static", "musl-gcc": "musl-tools", str(PCI_IDS): "pci.ids"}
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 # The kernel's headers are in the C library's folders, which musl's compiler leaves out; its own come first.
 _KERNEL_HEADERS = ("-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
@@ -39,8 +40,11 @@ def build_images(peers: Peers, folder: Path) -> list[Path]:
             (PAUSE, [Layer({"pause": file(pause)})], ["/pause"]),
             (BUSYBOX, [shell, Layer({"usr/bin/vfio_probe": file(probe)})], []),
             *(
-                (ref, [shell, Layer(programs)], [f"/usr/bin/{names[0]}"])
-                for ref, names in ((MULTUS, ("multus-daemon", "multus-shim")), (SRIOVDP, ("sriovdp",)))
+                (ref, [shell, Layer(programs | more)], [f"/usr/bin/{names[0]}"])
+                for ref, names, more in (
+                    (MULTUS, ("multus-daemon", "multus-shim"), {}),
+                    (SRIOVDP, ("sriovdp",), {str(PCI_IDS)[1:]: file(PCI_IDS.resolve())}),
+                )
                 if (programs := _find_programs(peers, names))
             ),
         ]

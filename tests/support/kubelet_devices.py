@@ -6,18 +6,22 @@ use is available, ids leave sets in no particular order, and every allocation is
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
 from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import DevicePluginStub
+
+T = TypeVar("T")
 
 ENDPOINT_GRACE = 300.0                # seconds that a resource keeps its capacity without its plugin
 
@@ -135,12 +139,8 @@ class DeviceManager:
             ids = await self._choose(resource, request[resource], node)
             held[resource] = tuple(ids)
             stub = self._stub(resource)
-            try:
-                answer = await stub.Allocate(
-                    api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=ids)])
-                )
-            except grpc.aio.AioRpcError as error:
-                raise UnexpectedAdmissionError(f"{error.code().name}: {error.details()}") from error
+            wish = api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=ids)])
+            answer = await _answer(stub.Allocate(wish))
             if not answer.container_responses:
                 raise UnexpectedAdmissionError(f"no containers in the answer for {resource}")
             _merge(merged, answer.container_responses[0])
@@ -185,12 +185,8 @@ class DeviceManager:
             must_include_deviceIDs=self._shuffled(must),
             allocation_size=size,
         )
-        try:
-            answer = await self._stub(resource).GetPreferredAllocation(
-                api.PreferredAllocationRequest(container_requests=[wish])
-            )
-        except grpc.aio.AioRpcError as error:
-            raise UnexpectedAdmissionError(f"{error.code().name}: {error.details()}") from error
+        request = api.PreferredAllocationRequest(container_requests=[wish])
+        answer = await _answer(self._stub(resource).GetPreferredAllocation(request))
         return set(answer.container_responses[0].deviceIDs)
 
     def _take(self, size: int, *sets: set[str]) -> list[str]:
@@ -263,6 +259,19 @@ class DeviceManager:
         for resource in data["RegisteredDevices"]:
             self.devices[resource] = {}
             self.plugins[resource] = Plugin(None, api.DevicePluginOptions(), stopped=time.monotonic())
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise UnexpectedAdmissionError(f"{error.code().name}: {error.details()}") from error
+    except asyncio.CancelledError:
+        # Raised as well where the channel was closed under the call.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise UnexpectedAdmissionError("CANCELLED: the connection was closed") from None
 
 
 def _merge(merged: api.ContainerAllocateResponse, answer: api.ContainerAllocateResponse) -> None:
