@@ -21,7 +21,7 @@ from cni.service import answer, answer_version, fail
 from cni.store import Store
 from cni.wire import SOCKET_PATH, Answer, call_agent
 from sriov.errors import Gone, HostError, Refused, SriovError
-from sriov.udev import Udev
+from sriov.host.udev import Udev
 
 _NO_AGENT = (errno.ENOENT, errno.ECONNREFUSED)
 

@@ -26,8 +26,8 @@ from cni.repair import Repair
 from cni.steps import MacOrder
 from cni.store import Store
 from sriov.errors import HostError, Refused, SriovError
+from sriov.host.netlink import Links
 from sriov.model import Link
-from sriov.netlink import Links
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)

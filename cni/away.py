@@ -11,8 +11,8 @@ from cni.netconf import NetConf
 from cni.protocol import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
+from sriov.host.netlink import Links
 from sriov.model import Link, VfSettings, is_userspace
-from sriov.netlink import Links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from sriov.errors import Gone, Refused, SriovError
+from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
-from sriov.netlink import Links
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)

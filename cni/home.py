@@ -14,8 +14,8 @@ from cni.kernel import Kernel, Vf
 from cni.record import HomeLink, Record
 from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
 from sriov.errors import Gone, HostError, SriovError
+from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
-from sriov.netlink import Links
 
 _RENAME_TRIES = 3
 _HANDED_BACK_POLL = 0.02      # seconds

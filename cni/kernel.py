@@ -14,10 +14,10 @@ from typing import ParamSpec, TypeVar
 
 from cni.steps import MacOrder, mac_order
 from sriov.errors import HostError
+from sriov.host.netlink import Links
+from sriov.host.sysfs import Sysfs
 from sriov.model import Link, VfSettings
-from sriov.netlink import Links
 from sriov.pci import MacAddress, PciAddress
-from sriov.sysfs import Sysfs
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

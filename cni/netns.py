@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sriov.errors import Gone, HostError
-from sriov.netlink import Links
+from sriov.host.netlink import Links
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703            # linux/nsfs.h

@@ -23,19 +23,19 @@ from deviceplugin import deviceinfo
 from deviceplugin.inventory import Inventory
 from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.service import ServiceConfig, serve
-from sriov.apply import Terms, apply_pool_file, scan_host
 from sriov.errors import InputError, SriovError
-from sriov.executor import Executor
-from sriov.ledger import Ledger
-from sriov.makers import read_claims
+from sriov.host.netlink import LinkEvents
+from sriov.host.udev import Udev, Uevents
 from sriov.model import VirtualFunction
-from sriov.netlink import LinkEvents
 from sriov.pci import PciAddress
-from sriov.plan import plan_host
-from sriov.poolfile import PoolFile, load_pool_file
-from sriov.pools import Assignment, assign
-from sriov.steps import BindDriver
-from sriov.udev import Udev, Uevents
+from sriov.pools.assignment import Assignment, assign
+from sriov.pools.poolfile import PoolFile, load_pool_file
+from sriov.provision.apply import Terms, apply_pool_file, scan_host
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import Ledger
+from sriov.provision.makers import read_claims
+from sriov.provision.plan import plan_host
+from sriov.provision.steps import BindDriver
 
 log = logging.getLogger("vfpool-agent")
 

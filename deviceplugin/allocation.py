@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sriov.errors import InputError, Refused
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
-from sriov.pools import Member
+from sriov.pools.assignment import Member
 
 VFIO = "/dev/vfio/vfio"
 

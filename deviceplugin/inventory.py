@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from sriov.errors import SriovError
 from sriov.pci import PciAddress
-from sriov.pools import Assignment, Member
+from sriov.pools.assignment import Assignment, Member
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_DevicePluginServicer_
 from deviceplugin.kubelet.pluginregistration_pb2_grpc import add_RegistrationServicer_to_server
 from deviceplugin.session import Session
 from sriov.errors import InputError, Refused, SriovError
-from sriov.pools import Member, Pool
+from sriov.pools.assignment import Member, Pool
 
 VERSION = "v1beta1"
 OPTIONS = api.DevicePluginOptions(get_preferred_allocation_available=True)

@@ -17,7 +17,7 @@ from deviceplugin.plugin import make_server
 from deviceplugin.registration import Registrar, backoff
 from deviceplugin.session import Session
 from sriov.errors import HostError, Refused, SriovError
-from sriov.pools import Pool
+from sriov.pools.assignment import Pool
 
 log = logging.getLogger(__name__)
 

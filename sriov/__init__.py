@@ -1,9 +1,6 @@
-"""The node's SR-IOV hardware and the admin's pools: values, kernel adapters, pool file, plans, `vfpool`.
+"""The node's SR-IOV hardware and the admin's pools: what is there, what is wanted, how one becomes the other.
 
-Knows PFs, VFs and pools; knows nothing of kubelet, pods or CNI, and imports none of the other packages.
-Most modules are pure; tests/test_architecture.py names them. Kernel adapters, each thin and alone with its
-library: sysfs (files; it scans by scan and rdma), netlink (pyroute2) and devlink over nlsocket, udev (pyudev).
-discovery joins what they tell to one look at the node; knownfile keeps what is known of it over a restart.
-Only yamlnodes (with places) and output (documents) import yaml. Only __main__ reads arguments and environment;
-what each command does is in commands.
+Knows PFs, VFs and pools; knows nothing of kubelet, pods or CNI, and imports none of the other packages. Its parts,
+each of which imports none that is named after it: host, pools, diagnosis, provision, views, commands. All stand on
+errors, pci and model. Only __main__ reads arguments and environment.
 """

@@ -12,13 +12,13 @@ from pathlib import Path
 from cni.annotation import NETWORKS, NetworkRef, parse_networks
 from sriov.commands.arguments import Commands, add_commands
 from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, Node, Owners
-from sriov.completion import bash_script, read_commands
 from sriov.errors import InputError, SriovError
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host
-from sriov.output import FORMATS, Output
 from sriov.pci import PciAddress
-from sriov.sysfs import Sysfs
-from sriov.tables import plain, tint
+from sriov.views.completion import bash_script, read_commands
+from sriov.views.output import FORMATS, Output
+from sriov.views.tables import plain, tint
 
 
 def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None) -> int:
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _discover(sysfs: Sysfs) -> Host:
     # Importing pyroute2 takes longer than checking a file does.
-    from sriov.discovery import discover
+    from sriov.host.discovery import discover
 
     return discover(sysfs)
 
@@ -70,7 +70,7 @@ def _discover(sysfs: Sysfs) -> Host:
 def _read_owners(state: Path) -> Owners:
     """Who has which VF, as far as the agent's records can be read: what cannot is for the agent to complain of."""
     from cni.record import parse_record
-    from sriov.ledger import BOOT_ID
+    from sriov.provision.ledger import BOOT_ID
 
     owners: dict[PciAddress, str] = {}
     try:

@@ -20,18 +20,25 @@ SHARED_WITH_ADMISSION = (
     "cni.protocol", "cni.netconf", "cni.annotation", "cni.networkref", "cni.fields", "cni.grammar",
 )
 
+# No part of sriov imports one that is named after it here.
+PARTS_OF_SRIOV = (
+    "sriov.host", "sriov.pools", "sriov.diagnosis", "sriov.provision", "sriov.views", "sriov.commands",
+)
+
 PURE = (
-    "sriov.errors", "sriov.pci", "sriov.model", "sriov.pools", "sriov.plan", "sriov.report",
-    "sriov.tables", "sriov.exports", "sriov.stories", "sriov.explanation", "sriov.drawing", "sriov.plantext",
-    "sriov.modprobe", "sriov.symptoms", "sriov.diagnosis", "sriov.guards", "sriov.steps", "sriov.state",
-    "sriov.ownership", "sriov.claims", "sriov.override",
-    "sriov.nlattr", "sriov.linkinfo", "sriov.routes", "sriov.ties", "sriov.known",
-    "sriov.patterns", "sriov.ranges", "sriov.selectors", "sriov.overlap", "sriov.advice", "sriov.poolformat",
-    "sriov.documents", "sriov.scalars", "sriov.jsonnodes", "sriov.dpfields", "sriov.dpselectors", "sriov.dpconfig",
-    "cni.protocol", "cni.netconf", "cni.record", "cni.steps",
-    "cni.annotation", "cni.selection", "cni.networkref", "cni.fields", "cni.grammar",
+    "sriov.errors", "sriov.pci", "sriov.model",
+    *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "routes", "ties", "known")),
+    *(f"sriov.pools.{name}" for name in (
+        "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
+        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "override")),
+    *(f"sriov.diagnosis.{name}" for name in ("causes", "modprobe", "symptoms")),
+    *(f"sriov.provision.{name}" for name in ("plan", "steps", "state", "guards", "ownership", "claims")),
+    *(f"sriov.views.{name}" for name in (
+        "tables", "exports", "report", "drawing", "plantext", "explanation", "stories")),
+    *(f"cni.{name}" for name in (
+        "protocol", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields", "grammar")),
     "deviceplugin.allocation",
-    "admission.pod", "admission.review", "admission.mutation",
+    *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )
 
 # What pure modules may have of the standard library: no files, sockets, processes, clocks, randomness, loops.
@@ -43,9 +50,9 @@ PURE_STANDARD_LIBRARY = {
 
 # Third-party packages and the modules that may import them.
 HOMES = {
-    "yaml": ("sriov.yamlnodes", "sriov.output"),    # reads with places; writes documents
-    "pyudev": ("sriov.udev",),
-    "pyroute2": ("sriov.netlink",),
+    "yaml": ("sriov.pools.yamlnodes", "sriov.views.output"),    # reads with places; writes documents
+    "pyudev": ("sriov.host.udev",),
+    "pyroute2": ("sriov.host.netlink",),
     "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint", "deviceplugin.kubelet.*"),
     "google.protobuf": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.kubelet.*"),
     "asyncinotify": ("deviceplugin.*",),
@@ -125,8 +132,16 @@ def check_direction(sources: list[Source]) -> Iterator[str]:
             )
             if not allowed:
                 yield f"{source.path}:{line}: {source.package} must not import {name}"
+            if within(name, *_later_parts(source.name)):
+                yield f"{source.path}:{line}: {source.name} must not import {name}"
             if within(name, "tests"):
                 yield f"{source.path}:{line}: {source.package} must not import {name}"
+
+
+def _later_parts(module: str) -> tuple[str, ...]:
+    """The parts of sriov that a module of one of them must not import."""
+    own = next((number for number, part in enumerate(PARTS_OF_SRIOV) if within(module, part)), len(PARTS_OF_SRIOV))
+    return PARTS_OF_SRIOV[own + 1 :]
 
 
 def check_third_parties(sources: list[Source]) -> Iterator[str]:
@@ -181,7 +196,7 @@ def test_rule_holds(rule):
 
 def test_all_packages_are_read():
     names = {source.name for source in read_sources(ROOT)}
-    assert {*PACKAGES, "sriov.pools", "sriov.__main__"} <= names
+    assert {*PACKAGES, "sriov.pools.assignment", "sriov.__main__"} <= names
 
 
 # ---- the checker catches what is planted ------------------------------------------------------------------
@@ -195,16 +210,19 @@ def test_all_packages_are_read():
      "cni/a/x.py:2: cni must not import admission"),
     (check_direction, "admission/x.py", "import cni.attach",
      "admission/x.py:1: admission must not import cni.attach"),
+    (check_direction, "sriov/pools/x.py", "from sriov.provision import plan",
+     "sriov/pools/x.py:1: sriov.pools.x must not import sriov.provision.plan"),
     (check_direction, "cni/x.py", "import tests.support", "cni/x.py:1: cni must not import tests.support"),
     (check_third_parties, "sriov/x.py", "import yaml",
-     "sriov/x.py:1: only sriov.yamlnodes, sriov.output may import yaml"),
+     "sriov/x.py:1: only sriov.pools.yamlnodes, sriov.views.output may import yaml"),
     (check_third_parties, "cni/x.py", "\nimport requests",
      "cni/x.py:2: requests has no home: name the one module that imports it"),
     (check_third_parties, "deviceplugin/x.py", "from google.protobuf import any_pb2",
      f"deviceplugin/x.py:1: only {', '.join(HOMES['google.protobuf'])} may import google.protobuf.any_pb2"),
-    (check_pure, "sriov/pools.py", "import os", "sriov/pools.py:1: sriov.pools is pure, it must not import os"),
-    (check_pure, "sriov/pools.py", "from sriov import sysfs",
-     "sriov/pools.py:1: sriov.pools is pure, it must not import sriov.sysfs"),
+    (check_pure, "sriov/pools/assignment.py", "import os",
+     "sriov/pools/assignment.py:1: sriov.pools.assignment is pure, it must not import os"),
+    (check_pure, "sriov/pools/assignment.py", "from sriov.host import sysfs",
+     "sriov/pools/assignment.py:1: sriov.pools.assignment is pure, it must not import sriov.host.sysfs"),
     (check_pure, "cni/steps.py", "import time", "cni/steps.py:1: cni.steps is pure, it must not import time"),
     (check_pure, "cni/steps.py", "open('x')", "cni/steps.py:1: cni.steps is pure, it must not call open"),
     (check_composition_roots, "cni/x.py", "import os\nos.environ['A']",
@@ -233,8 +251,8 @@ def test_second_home_is_caught(tmp_path):
     ("cni/x.py", "import sriov.model\nfrom . import netconf\nimport os, json"),
     ("admission/x.py", "from cni.netconf import NetConf\nfrom cni import annotation"),
     ("deviceplugin/__main__.py", "import cni.service, sys\nsys.exit(len(sys.argv))"),
-    ("sriov/yamlnodes.py", "import yaml"),
-    ("sriov/pools.py", "from sriov.pci import PciAddress\nfrom sriov import model\nimport re"),
+    ("sriov/pools/yamlnodes.py", "import yaml"),
+    ("sriov/pools/assignment.py", "from sriov.pci import PciAddress\nfrom sriov import model\nimport re"),
 ])
 def test_what_is_allowed_is_not_caught(tmp_path, path, code):
     (tmp_path / path).parent.mkdir(parents=True)

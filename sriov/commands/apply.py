@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from sriov.apply import Report, apply_last_good, pool_file_jobs
-from sriov.apply import run as run_jobs
 from sriov.commands.invocation import DONE, FAILED, Node, load_file
 from sriov.commands.plan import terms_of
 from sriov.errors import InputError
-from sriov.executor import Executor
-from sriov.ledger import Ledger, hold_state
-from sriov.outcome import format_outcome, outcome_document
-from sriov.output import Output
-from sriov.pools import PoolFile
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.pools.assignment import PoolFile
+from sriov.provision.apply import Report, apply_last_good, pool_file_jobs
+from sriov.provision.apply import run as run_jobs
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import Ledger, hold_state
+from sriov.views.outcome import format_outcome, outcome_document
+from sriov.views.output import Output
 
 
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:

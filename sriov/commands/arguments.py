@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sriov.commands.invocation import Node, Run
-from sriov.output import Output
-from sriov.override import Override
+from sriov.pools.override import Override
+from sriov.views.output import Output
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"    # what add_subparsers returns
 

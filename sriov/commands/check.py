@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Iterator
 
 from sriov.commands.invocation import DONE, Node, load_file, status_of, write_file
-from sriov.exports import assignment_document
-from sriov.output import Output
-from sriov.pools import PoolFile, assign
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.pools.assignment import PoolFile, assign
+from sriov.views.exports import assignment_document
+from sriov.views.output import Output
 
 
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
 
 
 def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, output: Output) -> int:
-    from sriov.advice import warn_of_entries, warn_of_pools
-    from sriov.drawing import draw
-    from sriov.report import format_assignment
+    from sriov.pools.advice import warn_of_entries, warn_of_pools
+    from sriov.views.drawing import draw
+    from sriov.views.report import format_assignment
 
     host = node.discover(Sysfs(arguments.sysfs))
     assignment = assign(host, file.pools)

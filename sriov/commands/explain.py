@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sriov.commands.invocation import Node, load_file, status_of
-from sriov.diagnosis import Wishes, diagnose
+from sriov.diagnosis.causes import Wishes, diagnose
+from sriov.diagnosis.examination import Examination
+from sriov.diagnosis.symptoms import Symptoms
 from sriov.errors import HostError, InputError
-from sriov.examination import Examination
-from sriov.explanation import (
+from sriov.host.sysfs import Sysfs
+from sriov.model import Host
+from sriov.pci import PciAddress
+from sriov.pools.assignment import PoolFile
+from sriov.views.explanation import (
     Findings,
     by_device,
     findings_document,
@@ -24,16 +29,11 @@ from sriov.explanation import (
     pf_document,
     vf_document,
 )
-from sriov.exports import Json
-from sriov.model import Host
-from sriov.output import Output
-from sriov.pci import PciAddress
-from sriov.pools import PoolFile
-from sriov.report import format_unreadable
-from sriov.stories import explain_pf, explain_vf, find_namesakes
-from sriov.symptoms import Symptoms
-from sriov.sysfs import Sysfs
-from sriov.tables import Paint
+from sriov.views.exports import Json
+from sriov.views.output import Output
+from sriov.views.report import format_unreadable
+from sriov.views.stories import explain_pf, explain_vf, find_namesakes
+from sriov.views.tables import Paint
 
 Answer: TypeAlias = tuple[Json, Callable[[], str]]    # for programs, for people
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sriov.errors import HostError
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host
-from sriov.output import Output
 from sriov.pci import PciAddress
-from sriov.poolfile import load_pool_file
-from sriov.pools import PoolFile, for_node
-from sriov.sysfs import Sysfs
+from sriov.pools.assignment import PoolFile, for_node
+from sriov.pools.poolfile import load_pool_file
+from sriov.views.output import Output
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2    # exit status
 

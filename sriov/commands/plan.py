@@ -6,22 +6,22 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 
-from sriov.apply import Terms, plan_jobs, pool_file_jobs
 from sriov.commands.invocation import FAILED, Node, load_file, status_of
-from sriov.diagnosis import find_obstacles
-from sriov.examination import Examination
-from sriov.executor import Executor
-from sriov.ledger import Ledger
-from sriov.makers import read_claims
+from sriov.diagnosis.causes import find_obstacles
+from sriov.diagnosis.examination import Examination
+from sriov.diagnosis.symptoms import Symptoms
+from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
-from sriov.output import Output
-from sriov.override import Override
-from sriov.plan import Plan
-from sriov.plantext import format_plan, plan_document
-from sriov.report import format_unreadable
-from sriov.steps import MakeVfs, pf_name
-from sriov.symptoms import Symptoms
-from sriov.sysfs import Sysfs
+from sriov.pools.override import Override
+from sriov.provision.apply import Terms, plan_jobs, pool_file_jobs
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import Ledger
+from sriov.provision.makers import read_claims
+from sriov.provision.plan import Plan
+from sriov.provision.steps import MakeVfs, pf_name
+from sriov.views.output import Output
+from sriov.views.plantext import format_plan, plan_document
+from sriov.views.report import format_unreadable
 
 
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from sriov.apply import reset
 from sriov.commands.apply import open_ledger, show
 from sriov.commands.invocation import Node
 from sriov.commands.plan import terms_of
-from sriov.executor import Executor
-from sriov.ledger import hold_state
-from sriov.output import Output
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.provision.apply import reset
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import hold_state
+from sriov.views.output import Output
 
 
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:

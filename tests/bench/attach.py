@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cni.netns import links_in, open_netns
+from sriov.host.netlink import Links
 from sriov.model import Link, VfSettings, VirtualFunction
-from sriov.netlink import Links
 from sriov.pci import MacAddress
 from tests.support import node
 from tests.support.node import Agent, Cni, config, netns

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sriov.known import Known, recall, remember
+from sriov.host.known import Known, recall, remember
+from sriov.host.routes import DefaultRoute
+from sriov.host.sysfs import Sysfs
+from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import Pool, Selector, VfIndices, assign
-from sriov.routes import DefaultRoute
-from sriov.sysfs import Sysfs
-from sriov.ties import find_ties, tie_functions
+from sriov.pools.assignment import Pool, Selector, VfIndices, assign
 from tests.support.tree import Pf, Tree
 
 PFS, VFS = 8, 128

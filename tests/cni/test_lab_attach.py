@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
-from sriov.sysfs import Sysfs
 from tests.support import node
 from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, ping, wait_for
 

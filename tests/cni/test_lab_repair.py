@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
-from sriov.sysfs import Sysfs
 from tests.support import node
 from tests.support.node import CNI_PATH, Agent, Cni, CniFailed, config, ip, links, netns, wait_for
 

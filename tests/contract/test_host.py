@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from sriov.errors import Gone, InputError
+from sriov.host.netlink import Links
+from sriov.host.sysfile import pci_path, read_class
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, PhysicalFunction
-from sriov.netlink import Links
 from sriov.pci import PciAddress
-from sriov.sysfile import pci_path, read_class
-from sriov.sysfs import Sysfs
 from tests.sriov.host_contract import check_all_vfs_found, check_host
 from tests.support import node
 from tests.support.tree import Pf, Tree

@@ -10,8 +10,8 @@ import yaml
 from cni.wire import SOCKET_PATH
 from deviceplugin.__main__ import _parse_args
 from deviceplugin.kubeletdir import KUBELET, Way
-from sriov.sysfs import Sysfs
-from sriov.udev import Udev
+from sriov.host.sysfs import Sysfs
+from sriov.host.udev import Udev
 from tests.deploy.manifests import DEPLOY, pod_of, read, read_base
 
 AGENT = read_base()["DaemonSet", "vfpool-agent"]

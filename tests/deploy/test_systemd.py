@@ -8,7 +8,7 @@ import pytest
 
 from deviceplugin.__main__ import _parse_args
 from sriov.__main__ import _parser
-from sriov.claims import parse_sections
+from sriov.provision.claims import parse_sections
 from tests.deploy.manifests import DEPLOY
 
 UNIT = DEPLOY / "systemd/vfpool-last-good.service"

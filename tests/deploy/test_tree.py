@@ -6,7 +6,7 @@ import pytest
 
 from cni.netconf import parse_netconf
 from cni.protocol import parse_config
-from sriov.poolfile import load_pool_file
+from sriov.pools.poolfile import load_pool_file
 from tests.deploy.manifests import DEPLOY, pod_of, read, read_base
 
 NETWORKS = read(DEPLOY / "examples/networks.yaml")

@@ -17,7 +17,7 @@ from deviceplugin.kubeletdir import KubeletDirectory, Way
 from deviceplugin.service import ServiceConfig, serve
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
-from sriov.pools import Assignment, Member, Pool
+from sriov.pools.assignment import Assignment, Member, Pool
 from tests.support.kubelet import ContainerAllocation
 from tests.support.kubelet_plugins import dial
 

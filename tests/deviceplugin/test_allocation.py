@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deviceplugin.allocation import DeviceNode, allocate, env_key, format_go_json, prefer
 from sriov.errors import InputError, Refused
-from sriov.pools import Member
+from sriov.pools.assignment import Member
 from tests.deviceplugin.harness import RESOURCE, make_members, make_vf
 
 

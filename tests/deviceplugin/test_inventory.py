@@ -11,7 +11,7 @@ import pytest
 from deviceplugin.inventory import Inventory
 from sriov.errors import HostError
 from sriov.pci import PciAddress
-from sriov.pools import Assignment, Member
+from sriov.pools.assignment import Assignment, Member
 from tests.deviceplugin.harness import RESOURCE, assign_members, make_members, make_vf, run, until
 
 

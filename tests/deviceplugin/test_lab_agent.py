@@ -19,8 +19,8 @@ from deviceplugin.kubelet import (
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
 )
+from sriov.host.sysfs import Sysfs
 from sriov.pci import PciAddress
-from sriov.sysfs import Sysfs
 from tests.support import node
 from tests.support.kubelet import Kubelet, TopologyPolicy
 from tests.support.node import Agent, Cni, config, netns, pfs, wait_for

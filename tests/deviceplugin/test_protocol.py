@@ -19,7 +19,7 @@ from deviceplugin.kubelet import pluginregistration_pb2 as watcher
 from deviceplugin.kubelet.pluginregistration_pb2_grpc import RegistrationStub
 from sriov.model import Host, Link, PhysicalFunction
 from sriov.pci import MacAddress
-from sriov.pools import Assignment, Driver, Member, Pool, Selector, assign
+from sriov.pools.assignment import Assignment, Driver, Member, Pool, Selector, assign
 from tests.deviceplugin.harness import (
     POOL,
     RESOURCE,

@@ -22,7 +22,7 @@ from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_RegistrationServicer_to_server
 from deviceplugin.kubeletdir import identify
 from sriov.errors import HostError, Refused
-from sriov.pools import Pool
+from sriov.pools.assignment import Pool
 from tests.deviceplugin.harness import (
     RESOURCE,
     Stream,

@@ -18,7 +18,7 @@ from deviceplugin.kubelet.deviceplugin_pb2_grpc import RegistrationStub
 from deviceplugin.kubelet.podresources_pb2_grpc import PodResourcesListerStub
 from deviceplugin.plugin import make_server
 from deviceplugin.session import Session
-from sriov.pools import Member
+from sriov.pools.assignment import Member
 from tests.deviceplugin.harness import (
     POOL,
     RESOURCE,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cni.netns import links_in, open_netns
-from sriov.netlink import Links
+from sriov.host.netlink import Links
 from tests.support import node
 from tests.support.node import run
 

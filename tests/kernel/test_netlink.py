@@ -9,8 +9,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from sriov.errors import Gone, HostError
+from sriov.host.netlink import Links
 from sriov.model import VfSettings
-from sriov.netlink import Links
 from sriov.pci import MacAddress, PciAddress
 
 pytestmark = pytest.mark.kernel
@@ -298,11 +298,11 @@ events.drain()
 assert select.select([events], [], [], 0)[0] == []
 """
 LINKS = """
-from sriov.netlink import LinkEvents
+from sriov.host.netlink import LinkEvents
 events = LinkEvents()
 """
 UEVENTS = """
-from sriov.udev import Uevents
+from sriov.host.udev import Uevents
 events = Uevents("net")
 """
 

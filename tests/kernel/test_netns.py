@@ -12,7 +12,7 @@ import pytest
 
 from cni.netns import is_netns, links_in, netns_cookie, open_netns, setns
 from sriov.errors import Gone, HostError
-from sriov.netlink import Links
+from sriov.host.netlink import Links
 from tests.support.node import run, wait_for
 
 pytestmark = pytest.mark.kernel

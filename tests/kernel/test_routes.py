@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from sriov.discovery import add_ties
-from sriov.routes import DefaultRoute
-from sriov.sysfs import Sysfs
-from sriov.ties import find_ties
+from sriov.host.discovery import add_ties
+from sriov.host.routes import DefaultRoute
+from sriov.host.sysfs import Sysfs
+from sriov.host.ties import find_ties
 from tests.support import node
 from tests.support.tree import Pf, Tree
 

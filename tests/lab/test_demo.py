@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
 from tests.support import node
 
 pytestmark = pytest.mark.lab

@@ -11,10 +11,10 @@ import threading
 from dataclasses import fields, replace
 
 from sriov.errors import Gone, HostError, Refused
-from sriov.executor import Executor
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, LinkState, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.sysfs import Sysfs
+from sriov.provision.executor import Executor
 
 FRESH = VfSettings(mac=MacAddress.ZERO, vlan=0, vlan_qos=0, vlan_proto=0x8100, spoofchk=True, trust=False,
                    min_tx_rate=0, max_tx_rate=0, link_state=LinkState.AUTO)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sriov.advice import warn_of_entries, warn_of_pools
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host
 from sriov.pci import PciAddress
-from sriov.pools import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
-from sriov.sysfs import Sysfs
+from sriov.pools.advice import warn_of_entries, warn_of_pools
+from sriov.pools.assignment import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
 from tests.support.tree import Pf, Tree
 
 

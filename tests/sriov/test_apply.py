@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from sriov.apply import Terms, apply_pool_file, scan_host
 from sriov.errors import Gone
-from sriov.executor import Executor
-from sriov.poolfile import parse_pool_file
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.pools.poolfile import parse_pool_file
+from sriov.provision.apply import Terms, apply_pool_file, scan_host
+from sriov.provision.executor import Executor
 from tests.support.tree import Pf, Tree
 
 A, B = "0000:3b:00.0", "0000:5e:00.0"

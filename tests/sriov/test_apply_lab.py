@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sriov.apply import Terms, apply_pool_file
-from sriov.executor import Executor
-from sriov.poolfile import parse_pool_file
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.pools.poolfile import parse_pool_file
+from sriov.provision.apply import Terms, apply_pool_file
+from sriov.provision.executor import Executor
 from tests.support import node
 from tests.support.node import wait_for
 

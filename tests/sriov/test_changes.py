@@ -6,14 +6,14 @@ import pytest
 
 from cni.store import Store
 from sriov.__main__ import main
-from sriov.apply import Failure, Report
-from sriov.guards import Override, Refusal
-from sriov.ledger import Ledger
-from sriov.outcome import format_outcome, outcome_document
-from sriov.pools import Driver
-from sriov.state import PfState
-from sriov.steps import BindDriver, MakeVfs
-from sriov.sysfs import Sysfs
+from sriov.host.sysfs import Sysfs
+from sriov.pools.assignment import Driver
+from sriov.provision.apply import Failure, Report
+from sriov.provision.guards import Override, Refusal
+from sriov.provision.ledger import Ledger
+from sriov.provision.state import PfState
+from sriov.provision.steps import BindDriver, MakeVfs
+from sriov.views.outcome import format_outcome, outcome_document
 from tests.sriov.fakenode import make_pf, make_vf
 from tests.support.tree import Pf, Tree
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from sriov.completion import bash_script, read_commands
+from sriov.views.completion import bash_script, read_commands
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from sriov.devlink import Devlink
 from sriov.errors import HostError, InputError, Refused
+from sriov.host.devlink import Devlink
 from sriov.pci import PciAddress
 
 PF = PciAddress("0000:3b:00.0")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.discovery import discover
+from sriov.host.discovery import discover
+from sriov.host.sysfs import Sysfs
 from sriov.model import RdmaDevice
 from sriov.pci import PciAddress
-from sriov.sysfs import Sysfs
 from tests.sriov.host_contract import check_all_vfs_found, check_host
 from tests.support.nics import NICS, nic
 from tests.support.tree import Pf, Tree

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sriov.documents import DocumentErrors
-from sriov.dpconfig import is_dp_config
-from sriov.jsonnodes import Number, Object, parse_json
 from sriov.model import Host
-from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
-from sriov.poolformat import format_pool_file
-from sriov.pools import PfMatch, Pool, Selector, VfIndices, assign
-from sriov.selectors import FunctionClass
+from sriov.pools.assignment import PfMatch, Pool, Selector, VfIndices, assign
+from sriov.pools.documents import DocumentErrors
+from sriov.pools.dpconfig import is_dp_config
+from sriov.pools.jsonnodes import Number, Object, parse_json
+from sriov.pools.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
+from sriov.pools.poolformat import format_pool_file
+from sriov.pools.selectors import FunctionClass
 from tests.sriov.test_pci import attempt
 from tests.sriov.test_pools import indices, pf
 

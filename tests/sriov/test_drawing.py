@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sriov.drawing import draw
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host
-from sriov.pools import Driver, Pool, Selector, VfIndices, assign
-from sriov.sysfs import Sysfs
+from sriov.pools.assignment import Driver, Pool, Selector, VfIndices, assign
+from sriov.views.drawing import draw
 from tests.support.nics import nic
 from tests.support.tree import Tree
 

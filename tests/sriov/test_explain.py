@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.diagnosis import Finding
-from sriov.dpconfig import parse_dp_config
-from sriov.explanation import by_device, format_other, format_pf, format_vf, pf_document
+from sriov.diagnosis.causes import Finding
+from sriov.host.sysfs import Sysfs
 from sriov.model import PciFunction
-from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices, assign
-from sriov.stories import Attempt, as_pf, explain_pf, explain_vf, find_namesakes
-from sriov.sysfs import Sysfs
-from sriov.tables import WIDTH
+from sriov.pools.assignment import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.pools.dpconfig import parse_dp_config
+from sriov.views.explanation import by_device, format_other, format_pf, format_vf, pf_document
+from sriov.views.stories import Attempt, as_pf, explain_pf, explain_vf, find_namesakes
+from sriov.views.tables import WIDTH
 from tests.support.nics import nic
 from tests.support.tree import Tree
 

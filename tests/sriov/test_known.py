@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sriov.errors import InputError
-from sriov.known import Known, KnownFunction, format_known, parse_known, recall, remember
-from sriov.knownfile import KnownFile
+from sriov.host.known import Known, KnownFunction, format_known, parse_known, recall, remember
+from sriov.host.knownfile import KnownFile
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, RdmaDevice
 from sriov.pci import MacAddress, PciAddress
-from sriov.sysfs import Sysfs
 from tests.support.nics import nic
 from tests.support.tree import Tree
 

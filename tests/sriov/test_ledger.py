@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sriov.errors import HostError, InputError, Refused
-from sriov.ledger import Ledger, hold_state
 from sriov.model import LinkState, VfSettings
-from sriov.override import Override
-from sriov.ownership import Ownership, format_ownership, parse_ownership
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import Driver
-from sriov.state import PfState, VfState
+from sriov.pools.assignment import Driver
+from sriov.pools.override import Override
+from sriov.provision.ledger import Ledger, hold_state
+from sriov.provision.ownership import Ownership, format_ownership, parse_ownership
+from sriov.provision.state import PfState, VfState
 from tests.sriov.fakenode import make_pf
 
 A = PciAddress("0000:3b:00.0")

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from sriov.linkinfo import decode_link
+from sriov.host.linkinfo import decode_link
+from sriov.host.nlattr import Attributes, attributes, text_attribute
 from sriov.model import Link
-from sriov.nlattr import Attributes, attributes, text_attribute
 from sriov.pci import MacAddress, PciAddress
 
 PF = "0000:3b:00.0"

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from cni.record import Baseline, Owner, Phase, Record, format_record
 from sriov.__main__ import main
 from sriov.errors import HostError
-from sriov.ledger import BOOT_ID
 from sriov.model import VfSettings
-from sriov.output import Output
 from sriov.pci import PciAddress
+from sriov.provision.ledger import BOOT_ID
+from sriov.views.output import Output
 from tests.support.nics import nic
 from tests.support.tree import Pf, Tree
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.claims import find_keyfile_claim, find_systemd_claim, parse_sections
-from sriov.makers import read_claims
+from sriov.provision.claims import find_keyfile_claim, find_systemd_claim, parse_sections
+from sriov.provision.makers import read_claims
 from tests.sriov.fakenode import make_pf
 
 FIRST = make_pf("0000:3b:00.0", 1)       # ens1, igb, 02:00:00:00:01:ff

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.guards import Facts, Guard, Override
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.plan import PfPlan, Plan, plan_host, plan_pf
-from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
-from sriov.state import PfState, VfState, derive_mac, settle
-from sriov.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu, SetVfSettings
+from sriov.pools.assignment import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+from sriov.provision.guards import Facts, Guard, Override
+from sriov.provision.plan import PfPlan, Plan, plan_host, plan_pf
+from sriov.provision.state import PfState, VfState, derive_mac, settle
+from sriov.provision.steps import BindDriver, Disturbs, MakeVfs, SetAutoprobe, SetPfMtu, SetVfSettings
 
 A, B = PciAddress("0000:3b:00.0"), PciAddress("0000:5e:00.0")
 VFIO = Driver("vfio-pci")

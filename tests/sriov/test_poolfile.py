@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from sriov.errors import InputError
 from sriov.model import LinkState, VfSettings
-from sriov.override import LASTING, Override
 from sriov.pci import MacAddress, PciAddress
-from sriov.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
-from sriov.poolformat import format_pool_file
-from sriov.pools import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
-from sriov.ranges import SpeedRange
-from sriov.selectors import FunctionClass
+from sriov.pools.assignment import Driver, PfEntry, PfMatch, Pool, Selector, VfIndices
+from sriov.pools.override import LASTING, Override
+from sriov.pools.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
+from sriov.pools.poolformat import format_pool_file
+from sriov.pools.ranges import SpeedRange
+from sriov.pools.selectors import FunctionClass
 from tests.sriov.test_pci import attempt, macs, pci_addresses
 from tests.sriov.test_pools import spans
 

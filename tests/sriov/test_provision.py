@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
 from sriov.errors import HostError
-from sriov.guards import Override
-from sriov.ledger import Ledger
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import Driver
-from sriov.state import PfState, VfState
-from sriov.steps import NO_DRIVER
+from sriov.pools.assignment import Driver
+from sriov.provision.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
+from sriov.provision.guards import Override
+from sriov.provision.ledger import Ledger
+from sriov.provision.state import PfState, VfState
+from sriov.provision.steps import NO_DRIVER
 from tests.sriov import fakenode
 from tests.sriov.fakenode import FakeNode, make_pf, make_vf
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from sriov.apply import Report, Terms, apply_last_good, apply_pool_file, plan_jobs, pool_file_jobs, reset
 from sriov.errors import HostError
-from sriov.executor import Executor
-from sriov.ledger import Ledger
+from sriov.host.netlink import Links
+from sriov.host.sysfs import Sysfs
 from sriov.model import PhysicalFunction
-from sriov.netlink import Links
-from sriov.override import Override
-from sriov.poolfile import parse_pool_file
-from sriov.pools import PoolFile
-from sriov.state import PfState, derive_mac, observe
-from sriov.sysfs import Sysfs
+from sriov.pools.assignment import PoolFile
+from sriov.pools.override import Override
+from sriov.pools.poolfile import parse_pool_file
+from sriov.provision.apply import Report, Terms, apply_last_good, apply_pool_file, plan_jobs, pool_file_jobs, reset
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import Ledger
+from sriov.provision.state import PfState, derive_mac, observe
 from tests.support import node
 
 pytestmark = pytest.mark.lab

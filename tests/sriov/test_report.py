@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.drawing import draw
-from sriov.exports import assignment_document, host_document
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, PciFunction, PhysicalFunction, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import Pool, Selector, VfIndices, assign
-from sriov.report import format_assignment, format_host, say_speed
-from sriov.sysfs import Sysfs
-from sriov.tables import WIDTH
+from sriov.pools.assignment import Pool, Selector, VfIndices, assign
+from sriov.views.drawing import draw
+from sriov.views.exports import assignment_document, host_document
+from sriov.views.report import format_assignment, format_host, say_speed
+from sriov.views.tables import WIDTH
 from tests.support.nics import NICS, nic
 from tests.support.tree import Pf, Tree
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from sriov.errors import InputError
 from sriov.model import Host, RdmaDevice
-from sriov.overlap import Earlier, covers, crosses
-from sriov.patterns import check_pattern, exactly, is_literal, matches
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools import MAX_VFS, PfEntry, PfMatch, Pool, PoolFile, Selector, VfIndices, assign, for_node
-from sriov.ranges import SpeedRange
-from sriov.selectors import FunctionClass
+from sriov.pools.assignment import MAX_VFS, PfEntry, PfMatch, Pool, PoolFile, Selector, VfIndices, assign, for_node
+from sriov.pools.overlap import Earlier, covers, crosses
+from sriov.pools.patterns import check_pattern, exactly, is_literal, matches
+from sriov.pools.ranges import SpeedRange
+from sriov.pools.selectors import FunctionClass
 from tests.sriov.test_pci import attempt
 from tests.sriov.test_pools import pf, spans
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sriov.errors import Gone, HostError, InputError
+from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link
 from sriov.pci import MacAddress, PciAddress
-from sriov.sysfs import Sysfs
 from tests.bench import scan as scan_bench
 from tests.sriov.host_contract import check_all_vfs_found, check_host
 from tests.support.tree import Pf, Tree

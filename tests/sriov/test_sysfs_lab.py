@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sriov.errors import Gone, HostError
-from sriov.netlink import Links
-from sriov.poolfile import load_pool_file
-from sriov.pools import assign
-from sriov.sysfs import Sysfs
+from sriov.host.netlink import Links
+from sriov.host.sysfs import Sysfs
+from sriov.pools.assignment import assign
+from sriov.pools.poolfile import load_pool_file
 from tests.sriov.host_contract import check_all_vfs_found, check_host
 
 pytestmark = pytest.mark.lab

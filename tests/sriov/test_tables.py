@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.tables import WIDTH, Cell, Tone, clean, format_paragraph, format_table, plain, tint
+from sriov.views.tables import WIDTH, Cell, Tone, clean, format_paragraph, format_table, plain, tint
 
 words = st.text(st.sampled_from("abc-/: "), max_size=15).map(lambda text: text.strip().replace("  ", " "))
 ESCAPE = re.compile(r"\x1b\[\d+m")

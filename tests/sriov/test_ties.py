@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.discovery import add_devlink, add_ties
 from sriov.errors import HostError
+from sriov.host.discovery import add_devlink, add_ties
+from sriov.host.routes import MAIN_TABLE, Address, DefaultRoute
+from sriov.host.sysfs import Sysfs
+from sriov.host.ties import find_ties
 from sriov.model import Link
 from sriov.pci import MacAddress, PciAddress
-from sriov.routes import MAIN_TABLE, Address, DefaultRoute
-from sriov.sysfs import Sysfs
-from sriov.ties import find_ties
 from tests.support.nics import nic
 from tests.support.tree import Pf, Tree
 

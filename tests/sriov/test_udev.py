@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from sriov.errors import HostError
-from sriov.udev import Udev
+from sriov.host.udev import Udev
 
 PATIENCE = 10.0
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sriov.apply import scan_host
+from sriov.host.sysfs import Sysfs
 from sriov.model import PhysicalFunction, VirtualFunction
-from sriov.sysfs import Sysfs
+from sriov.provision.apply import scan_host
 
 SHIM = Path(__file__).parents[2] / "cni/shim/vfpool"
 CNI_PATH = "/usr/lib/cni"

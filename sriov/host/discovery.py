@@ -1,0 +1,82 @@
+"""One look at the node: a pass over sysfs, a dump each of links, addresses and routes, devlink for each PF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from sriov.errors import HostError, SriovError
+from sriov.host.devlink import Devlink
+from sriov.host.netlink import Links
+from sriov.host.routes import Address, DefaultRoute
+from sriov.host.sysfs import Sysfs
+from sriov.host.ties import find_ties, tie_functions
+from sriov.model import Host, Link, PhysicalFunction
+from sriov.pci import PciAddress
+
+
+class RoutingTables(Protocol):
+    """What `Links` dumps beside links."""
+
+    def dump_addresses(self) -> tuple[Address, ...]: ...
+    def dump_default_routes(self) -> tuple[DefaultRoute, ...]: ...
+
+
+class DevlinkFacts(Protocol):
+    """What `Devlink` tells of a PF."""
+
+    def eswitch_mode(self, address: PciAddress) -> str | None: ...
+    def firmware_package(self, address: PciAddress) -> str | None: ...
+
+
+def discover(sysfs: Sysfs) -> Host:
+    """The host of the calling thread's network namespace, which must be the one that `sysfs` shows.
+
+    Raises HostError where its links cannot be listed; what else cannot be read is named in `Host.unreadable`.
+    """
+    with Links.open() as links:
+        dumped = links.dump()
+        host = add_ties(sysfs.scan(dumped), dumped, links)
+    try:
+        with Devlink.open() as devlink:
+            return add_devlink(host, devlink)
+    except HostError as error:
+        return _with_unreadable(host, [str(error)])
+
+
+def add_ties(host: Host, links: tuple[Link, ...], tables: RoutingTables) -> Host:
+    """The host with what the node needs each NIC for.
+
+    Where that cannot be read, every function with a netdev is tied by just this: what might carry the node's
+    routes is not for anybody else to take.
+    """
+    try:
+        ties = find_ties(links, tables.dump_addresses(), tables.dump_default_routes())
+    except HostError as error:
+        doubt = (f"may carry the node's addresses and routes: {error}",)
+        host, ties = _with_unreadable(host, [str(error)]), {link.index: doubt for link in links}
+    return tie_functions(host, links, ties)
+
+
+def add_devlink(host: Host, devlink: DevlinkFacts) -> Host:
+    """The host, each PF that a driver has with its eswitch mode and firmware package."""
+    unreadable: list[str] = []
+
+    def ask(question: Callable[[PciAddress], str | None], pf: PhysicalFunction) -> str | None:
+        try:
+            return question(pf.address)
+        except SriovError as error:
+            unreadable.append(str(error))
+            return None
+
+    pfs = tuple(
+        replace(pf, eswitch=ask(devlink.eswitch_mode, pf), firmware_package=ask(devlink.firmware_package, pf))
+        if pf.driver is not None and not pf.userspace else pf
+        for pf in host.pfs
+    )
+    return _with_unreadable(replace(host, pfs=pfs), unreadable)
+
+
+def _with_unreadable(host: Host, sentences: list[str]) -> Host:
+    return replace(host, unreadable=tuple(sorted({*host.unreadable, *sentences}))) if sentences else host

@@ -1,0 +1,248 @@
+"""Routing netlink of one network namespace: links, VF attributes, addresses, routes.
+
+pyroute2 encodes what is sent. One request at a time: give each thread its own.
+Source: linux/rtnetlink.h, linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from types import TracebackType
+from typing import Any
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from sriov.errors import Gone, HostError
+from sriov.host import routes
+from sriov.host.linkinfo import IFF_UP, decode_link, decode_vf_settings
+from sriov.host.nlattr import HEADER
+from sriov.host.nlsocket import NetlinkSocket
+from sriov.host.routes import Address, DefaultRoute
+from sriov.model import Link, VfSettings
+from sriov.pci import MacAddress, PciAddress
+
+_RTMGRP_LINK = 1
+_NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
+_RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
+_RTM_GETNEXTHOP, _RTM_DELLINKPROP = 106, 109
+_RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
+_RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
+# struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
+_ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
+
+
+class Links:
+    """The links of the network namespace that `sock` (AF_NETLINK, NETLINK_ROUTE) was made in.
+
+    Every method raises HostError with the kernel's errno and, where it gives one, its own words; Gone where
+    the link does not exist.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = NetlinkSocket(sock)
+
+    @classmethod
+    def open(cls) -> Links:
+        """The links of the calling thread's own network namespace."""
+        try:
+            return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+        except OSError as error:
+            raise HostError("cannot open a netlink socket", errno=error.errno or 0) from None
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def cookie(self) -> int:
+        """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again (Linux 5.14)."""
+        return self._socket.cookie
+
+    # -- links ---------------------------------------------------------------------------------------
+
+    def dump(self) -> tuple[Link, ...]:
+        """All links, without VF lists: those cost a driver call per VF under the kernel's lock."""
+        body = _get_link_body(0, _RTEXT_FILTER_SKIP_STATS)
+        return tuple(decode_link(raw) for raw in self._socket.dump(_RTM_GETLINK, body, "list links"))
+
+    def find(self, key: int | str) -> Link | None:
+        """The link with this index, or this name or altname; None where there is none."""
+        raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
+        return None if raw is None else decode_link(raw)
+
+    def find_pci(self, address: PciAddress) -> Link | None:
+        """The netdev of this PCI function, whatever it is called."""
+        return next((link for link in self.dump() if link.pci == address), None)
+
+    def change(self, index: int, what: str, *, netns_fd: int | None = None, name: str | None = None,
+               mac: MacAddress | None = None, mtu: int | None = None, up: bool | None = None) -> None:
+        """Change link `index`, all in one message; `what` names it in errors.
+
+        The kernel (do_setlink) takes namespace, MAC, MTU, name and flags in this order, and stops at the
+        first that fails with the earlier ones done: look again after an error.
+        """
+        attrs: list[tuple[str, Any]] = []
+        if netns_fd is not None:
+            attrs.append(("IFLA_NET_NS_FD", netns_fd))
+        if name is not None:
+            attrs.append(("IFLA_IFNAME", name))
+        if mac is not None:
+            attrs.append(("IFLA_ADDRESS", mac))
+        if mtu is not None:
+            attrs.append(("IFLA_MTU", mtu))
+        message = _link_message(index, attrs)
+        if up is not None:
+            message["flags"], message["change"] = IFF_UP if up else 0, IFF_UP
+        self._socket.change(_RTM_NEWLINK, _body(message), what)
+
+    def delete_altname(self, index: int, altname: str) -> None:
+        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", altname)]})]
+        self._socket.change(_RTM_DELLINKPROP, _body(_link_message(index, attrs)), f"delete the altname {altname}")
+
+    # -- what a PF enforces on its VFs -----------------------------------------------------------------
+
+    def vf_settings(self, pf_index: int) -> dict[int, VfSettings]:
+        """What PF `pf_index` enforces on each of its VFs, by VF index."""
+        message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        if message is None:
+            raise Gone(f"cannot read VF attributes: there is no link {pf_index}")
+        return dict(decode_vf_settings(message))
+
+    def set_vf(self, pf_index: int, vf: int, changes: VfSettings, what: str) -> None:
+        """Set what is not None in `changes` on VF `vf`, in one message.
+
+        The kernel (do_setvfinfo) takes MAC, VLAN, rate, spoofchk, link state, trust in this order and stops
+        at the first that fails with the earlier ones done.
+        """
+        attrs: list[tuple[str, dict[str, Any]]] = []
+        if changes.mac is not None:
+            attrs.append(("IFLA_VF_MAC", {"vf": vf, "mac": str(changes.mac)}))
+        if changes.vlan is not None:
+            attrs.append(("IFLA_VF_VLAN", {"vf": vf, "vlan": changes.vlan, "qos": changes.vlan_qos or 0}))
+        if changes.min_tx_rate is not None or changes.max_tx_rate is not None:
+            rates = {"min_tx_rate": changes.min_tx_rate or 0, "max_tx_rate": changes.max_tx_rate or 0}
+            attrs.append(("IFLA_VF_RATE", {"vf": vf, **rates}))
+        if changes.spoofchk is not None:
+            attrs.append(("IFLA_VF_SPOOFCHK", {"vf": vf, "spoofchk": int(changes.spoofchk)}))
+        if changes.link_state is not None:
+            attrs.append(("IFLA_VF_LINK_STATE", {"vf": vf, "link_state": int(changes.link_state)}))
+        if changes.trust is not None:
+            attrs.append(("IFLA_VF_TRUST", {"vf": vf, "trust": int(changes.trust)}))
+        nested = {"attrs": [("IFLA_VF_INFO", {"attrs": attrs})]}
+        self._socket.change(_RTM_SETLINK, _body(_link_message(pf_index, [("IFLA_VFINFO_LIST", nested)])), what)
+
+    # -- addresses and routes ----------------------------------------------------------------------------
+
+    def add_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
+        message = ifaddrmsg()
+        message["family"] = _family(address)
+        message["prefixlen"] = address.network.prefixlen
+        message["index"] = index
+        message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+        if address.version == 4 and address.network.prefixlen < 31:
+            message["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+        self._socket.change(_RTM_NEWADDR, _body(message), f"add the address {address}",
+                            _NLM_F_CREATE | _NLM_F_REPLACE)
+
+    def add_route(self, index: int, to: IPv4Network | IPv6Network,
+                  gateway: IPv4Address | IPv6Address | None) -> None:
+        message = rtmsg()
+        message["family"] = _family(to)
+        message["dst_len"] = to.prefixlen
+        message["table"], message["proto"], message["type"] = routes.MAIN_TABLE, _RTPROT_STATIC, _RTN_UNICAST
+        message["scope"] = _RT_SCOPE_UNIVERSE if gateway else _RT_SCOPE_LINK
+        message["attrs"] = [("RTA_OIF", index)]
+        if to.prefixlen:
+            message["attrs"].append(("RTA_DST", str(to.network_address)))
+        if gateway:
+            message["attrs"].append(("RTA_GATEWAY", str(gateway)))
+        self._socket.change(_RTM_NEWROUTE, _body(message),
+                            f"add a route to {to} through {gateway or 'the link'}", _NLM_F_CREATE | _NLM_F_APPEND)
+
+    def dump_addresses(self) -> tuple[Address, ...]:
+        """All addresses of all links."""
+        found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
+        return tuple(address for raw in found if (address := routes.decode_address(raw)))
+
+    def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
+        """The default routes of all tables and both IP versions, each with its links."""
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.is_default_route)
+        defaults = [routes.decode_default_route(raw) for raw in found]
+        if any(route.nexthop is not None for route in defaults):    # sysctl net.ipv4.nexthop_compat_mode=0
+            nexthops = routes.decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
+            defaults = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
+                        for route in defaults]
+        return tuple(defaults)
+
+    def _get_link(self, key: int | str, mask: int) -> bytes | None:
+        try:
+            return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {key}")
+        except Gone:
+            return None
+
+
+class LinkEvents:
+    """Messages that a link of this namespace changed; `fileno` turns readable when there are any."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, 0)
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> None:
+        """Throw away what is queued."""
+        while True:
+            try:
+                self._socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # More came than the buffer holds: the lost ones would have said the same.
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+
+@lru_cache(256)
+def _get_link_body(key: int | str, mask: int) -> bytes:
+    attrs: list[tuple[str, Any]] = [("IFLA_EXT_MASK", mask)]
+    if isinstance(key, str):
+        # IFLA_IFNAME holds 15 characters; IFLA_ALT_IFNAME finds names and altnames of any length.
+        attrs.append(("IFLA_ALT_IFNAME", key))
+    return _body(_link_message(key if isinstance(key, int) else 0, attrs))
+
+
+def _body(message: Any) -> bytes:
+    """The message as pyroute2 encodes it, without the header."""
+    message.encode()
+    return bytes(message.data[HEADER.size :])
+
+
+def _link_message(index: int = 0, attrs: Sequence[tuple[str, Any]] = ()) -> Any:
+    message = ifinfmsg()
+    message["index"] = index
+    message["attrs"] = list(attrs)
+    return message
+
+
+def _family(address: IPv4Interface | IPv6Interface | IPv4Network | IPv6Network) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6

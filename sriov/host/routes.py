@@ -1,0 +1,99 @@
+"""Addresses and default routes of a network namespace, decoded from routing netlink's messages.
+
+Source: linux/if_addr.h, linux/nexthop.h; struct rtmsg and struct rtnexthop of linux/rtnetlink.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+
+from sriov.host.nlattr import HEADER, Attributes
+
+MAIN_TABLE = 254
+
+_AF_INET, _AF_INET6 = 2, 10
+_RTN_UNICAST, _RTM_F_CLONED = 1, 0x200
+_RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
+_NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_ROUTE, _ADDRESS, _NEXTHOP = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=HBBi")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An address of link `index`."""
+
+    index: int
+    address: IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultRoute:
+    """A route to everywhere of one IP version, 4 or 6, over these links: several where it is multipath.
+
+    `nexthop` is the id of the nexthop object that says over which links, where the route itself does not.
+    """
+
+    version: int
+    links: tuple[int, ...]
+    table: int = MAIN_TABLE
+    nexthop: int | None = None
+
+
+def decode_address(raw: bytes) -> Address | None:
+    """None for an address that is neither IPv4 nor IPv6."""
+    family, prefix, _, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
+    found = Attributes(raw[HEADER.size + _ADDRESS.size :])
+    # IFA_ADDRESS is the other end's of a point-to-point link.
+    packed = found.raw(_IFA_LOCAL) or found.raw(_IFA_ADDRESS)
+    if packed is None or family not in (_AF_INET, _AF_INET6):
+        return None
+    address = IPv4Address(packed) if family == _AF_INET else IPv6Address(packed)
+    return Address(index=index, address=ip_interface(f"{address}/{prefix}"))
+
+
+def is_default_route(raw: bytes) -> bool:
+    """Whether a message about a route is about one to everywhere that carries packets."""
+    family, to_bits, *_, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
+    return (family in (_AF_INET, _AF_INET6) and to_bits == 0 and kind == _RTN_UNICAST
+            and not flags & _RTM_F_CLONED)
+
+
+def decode_default_route(raw: bytes) -> DefaultRoute:
+    """Of a message that `is_default_route`."""
+    family, _, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
+    found = Attributes(raw[HEADER.size + _ROUTE.size :])
+    single = found.number(_RTA_OIF)
+    links = (single,) if single is not None else tuple(_multipath(found.raw(_RTA_MULTIPATH) or b""))
+    return DefaultRoute(
+        version=4 if family == _AF_INET else 6, links=links, table=found.number(_RTA_TABLE) or table,
+        nexthop=None if links else found.number(_RTA_NH_ID),
+    )
+
+
+def _multipath(data: bytes) -> Iterator[int]:
+    offset = 0
+    while offset + _NEXTHOP.size <= len(data):
+        length, _, _, index = _NEXTHOP.unpack_from(data, offset)
+        yield index
+        offset += max((length + 3) & ~3, _NEXTHOP.size)
+
+
+def decode_nexthops(messages: list[bytes]) -> Mapping[int, tuple[int, ...]]:
+    """Links of each nexthop object by its id, those of groups resolved."""
+    links: dict[int, tuple[int, ...]] = {}
+    groups: dict[int, tuple[int, ...]] = {}
+    for raw in messages:
+        found = Attributes(raw[HEADER.size + 8 :])
+        number, link, group = found.number(_NHA_ID), found.number(_NHA_OIF), found.raw(_NHA_GROUP)
+        if number is None:
+            continue
+        if group is not None:                      # of struct nexthop_grp; a group holds no groups
+            groups[number] = tuple(member for member, _ in struct.iter_unpack("=I4s", group))
+        elif link is not None:
+            links[number] = (link,)
+    return links | {number: tuple(link for member in members for link in links.get(member, ()))
+                    for number, members in groups.items()}

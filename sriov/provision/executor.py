@@ -1,0 +1,246 @@
+"""Carries out single steps on the running kernel, and reads back what each was to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from typing import Protocol
+
+from sriov.errors import Gone, HostError, Refused, SriovError
+from sriov.host.devlink import Devlink
+from sriov.host.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
+from sriov.host.netlink import Links
+from sriov.host.sysfs import Sysfs
+from sriov.model import Host, Link, PhysicalFunction, VfSettings
+from sriov.pci import PciAddress
+from sriov.pools.assignment import Driver
+from sriov.provision.loader import load_module
+from sriov.provision.state import difference
+from sriov.provision.steps import (
+    NO_DRIVER,
+    BindDriver,
+    MakeVfs,
+    SetAutoprobe,
+    SetEswitch,
+    SetPfMtu,
+    SetUp,
+    SetVfMtu,
+    SetVfSettings,
+    Step,
+)
+
+# Seconds before each try to bind a VF. The kernel does nothing, and reports success, while a driver is about to
+# let go of the VF or tries it in vain (bus_rescan_devices_helper in drivers/base/bus.c), as any driver does that
+# udev loads when VFs appear.
+_PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
+
+Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
+
+
+class LinkChanges(RoutingTables, Protocol):
+    """What `Links` does for steps."""
+
+    def dump(self) -> tuple[Link, ...]: ...
+    def find(self, key: int | str) -> Link | None: ...
+    def change(self, index: int, what: str, *, mtu: int | None = None, up: bool | None = None) -> None: ...
+    def vf_settings(self, pf_index: int) -> dict[int, VfSettings]: ...
+    def set_vf(self, pf_index: int, vf: int, changes: VfSettings, what: str) -> None: ...
+
+
+class EswitchChanges(DevlinkFacts, Protocol):
+    """What `Devlink` does for steps."""
+
+    def set_eswitch_mode(self, address: PciAddress, mode: str) -> None: ...
+
+
+class Executor:
+    """The kernel as one node's plans need it. Threads may share it, each at another PF.
+
+    Methods raise Gone, HostError and Refused.
+    """
+
+    def __init__(self, sysfs: Sysfs, open_links: Callable[[], AbstractContextManager[LinkChanges]] = Links.open,
+                 open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open) -> None:
+        self._sysfs = sysfs
+        self._open_links = open_links
+        self._open_devlink = open_devlink
+
+    # ---- looking ----------------------------------------------------------------------------------------
+
+    def look(self) -> Host:
+        """One look at the node, as `sriov.host.discovery`."""
+        with self._open_links() as links:
+            dumped = links.dump()
+            host = add_ties(self._sysfs.scan(dumped), dumped, links)
+        try:
+            with self._open_devlink() as devlink:
+                return add_devlink(host, devlink)
+        except HostError as error:
+            return replace(host, unreadable=tuple(sorted({*host.unreadable, str(error)})))
+
+    def look_again(self, pf: PhysicalFunction) -> PhysicalFunction:
+        """The PF as it is now; what ties it and its VFs down, and its firmware, as they were."""
+        with self._open_links() as links:
+            now = self._sysfs.scan_pf(pf.address, links.dump())
+        ties = {vf.address: vf.ties for vf in pf.vfs}
+        return replace(
+            now, ties=pf.ties, last_link=pf.last_link, firmware_package=pf.firmware_package,
+            eswitch=pf.eswitch and self._read_eswitch(pf.address),
+            vfs=tuple(replace(vf, ties=ties.get(vf.address, ())) for vf in now.vfs),
+        )
+
+    def read_settings(self, pf: PhysicalFunction) -> Mapping[PciAddress, VfSettings]:
+        """What the PF enforces on each of its VFs; of a PF without a netdev nothing is known."""
+        if pf.link is None:
+            return {}
+        with self._open_links() as links:
+            by_index = links.vf_settings(pf.link.index)
+        return {vf.address: by_index[vf.index] for vf in pf.vfs if vf.index in by_index}
+
+    def read_overrides(self, pf: PhysicalFunction) -> Mapping[PciAddress, str]:
+        """What driver_override says for each VF, empty for nothing; one that cannot be read is left out."""
+        found: dict[PciAddress, str] = {}
+        for vf in pf.vfs:
+            with suppress(SriovError):
+                found[vf.address] = self._sysfs.read_driver_override(vf.address) or ""
+        return found
+
+    def identify_vfs(self, pf: PhysicalFunction) -> int | None:
+        """A number that tells the PF's VFs from others that are made later; None where it has none."""
+        return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None
+
+    def find_opened(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
+        """The VFs of a PF that a process has open through vfio, or may have where that cannot be read."""
+        # A vfio driver enables its device at the first open and disables it at the last close (vfio_pci_core.c).
+        # A group that is open without its device keeps nothing from unbinding. To open the group, to see whether
+        # it is in use, is what the device cgroup forbids in a container.
+        return frozenset(vf.address for vf in pf.vfs
+                         if vf.driver is not None and "vfio" in vf.driver and self._may_be_enabled(vf.address))
+
+    def _may_be_enabled(self, vf: PciAddress) -> bool:
+        try:
+            return self._sysfs.is_enabled(vf)
+        except SriovError:
+            return True
+
+    # ---- doing ------------------------------------------------------------------------------------------
+
+    def prepare(self, step: Step) -> tuple[Step, ...]:
+        """The steps that will take this one back, exactly: with what only the kernel knew."""
+        return tuple(
+            replace(each, override=self._sysfs.read_driver_override(each.vf.address))
+            if isinstance(each, BindDriver) else each for each in step.undo()
+        )
+
+    def do(self, step: Step, choose: Choose = lambda pf: {}) -> None:
+        """Carry out and verify; what was begun when this raises may be half done.
+
+        `choose` says which of the VFs that were just made no other driver than the given one may probe.
+        """
+        match step:
+            case SetUp():
+                # A VF driver asks its PF while it probes; igbvf gets no answer from one that is down.
+                self._change_link(step.pf.address, step.describe(), up=step.up)
+            case SetPfMtu():
+                self._change_link(step.pf.address, step.describe(), mtu=step.mtu)
+            case SetVfMtu():
+                self._change_link(step.vf.address, step.describe(), mtu=step.mtu)
+            case SetEswitch():
+                self._set_eswitch(step)
+            case SetAutoprobe():
+                self._set_autoprobe(step)
+            case MakeVfs():
+                self._make_vfs(step, choose)
+            case SetVfSettings():
+                self._set_vf_settings(step)
+            case BindDriver():
+                self._bind(step)
+
+    def _change_link(self, address: PciAddress, what: str, *, mtu: int | None = None, up: bool | None = None,
+                     ) -> None:
+        index = self._find_netdev(address)
+        with self._open_links() as links:
+            links.change(index, what, mtu=mtu, up=up)
+            link = links.find(index)
+        if link is None:
+            raise Gone("its netdev went away meanwhile")
+        if mtu not in (None, link.mtu) or up not in (None, link.up):
+            raise HostError(f"the kernel reported success, but it is {'up' if link.up else 'down'} with MTU "
+                            f"{link.mtu}")
+
+    def _find_netdev(self, address: PciAddress) -> int:
+        netdev = self._sysfs.find_netdev(address)
+        if netdev is None:
+            raise HostError("it has no netdev on the host", hint="bind it to its kernel driver")
+        return netdev[1]
+
+    def _set_eswitch(self, step: SetEswitch) -> None:
+        with self._open_devlink() as devlink:
+            devlink.set_eswitch_mode(step.pf.address, step.mode)
+            mode = devlink.eswitch_mode(step.pf.address)
+        if mode != step.mode:
+            raise HostError(f"the driver made it {mode}")
+
+    def _read_eswitch(self, pf: PciAddress) -> str | None:
+        with self._open_devlink() as devlink:
+            return devlink.eswitch_mode(pf)
+
+    def _set_autoprobe(self, step: SetAutoprobe) -> None:
+        self._sysfs.write_autoprobe(step.pf.address, step.on)
+        if self._sysfs.read_autoprobe(step.pf.address) != step.on:
+            raise HostError("the kernel reported success, but it is as it was")
+
+    def _make_vfs(self, step: MakeVfs, choose: Choose) -> None:
+        pf = step.pf
+        if self._sysfs.read_num_vfs(pf.address) == step.count:
+            return
+        if step.count == 0 and (opened := self.find_opened(self._sysfs.scan_pf(pf.address, ()))):
+            # The kernel would wait in here for as long as a process has one of them open.
+            raise Refused(f"a process has {', '.join(sorted(opened))} open",
+                          hint="end the pods or the processes that use them")
+        if step.count and pf.link is None:
+            raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
+        self._sysfs.write_num_vfs(pf.address, step.count)
+        made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
+        # Before any driver probes them again, such as one that udev loads when it sees them.
+        for address, driver in choose(made).items():
+            if driver != Driver.KERNEL:
+                self._sysfs.set_driver_override(address, driver)
+        if made.num_vfs != step.count:
+            raise HostError(f"the driver made {made.num_vfs}")
+
+    def _set_vf_settings(self, step: SetVfSettings) -> None:
+        index = self._find_netdev(step.pf.address)
+        with self._open_links() as links:
+            links.set_vf(index, step.vf.index, step.settings, step.describe())
+            now = links.vf_settings(index).get(step.vf.index, VfSettings())
+        if difference(step.settings, now) is not None:
+            raise HostError(f"the driver reported success, but has {now}")
+
+    def _bind(self, step: BindDriver) -> None:
+        vf = step.vf
+        driver = self._sysfs.read_driver(vf.address)
+        if driver is not None and "vfio" in driver and self._sysfs.is_enabled(vf.address):
+            # Unbinding would block until the process closes it.
+            raise Refused(f"a process has it open through {driver}",
+                          hint="end the pod or the process that uses it")
+        kernel = step.driver == Driver.KERNEL
+        if step.driver not in (Driver.KERNEL, NO_DRIVER) and not self._sysfs.driver_exists(step.driver):
+            load_module(step.driver)
+        self._sysfs.set_driver_override(vf.address, step.override)
+        if step.driver == NO_DRIVER:
+            self._sysfs.unbind(vf.address)
+            return
+        for pause in _PROBE_PAUSES:
+            time.sleep(pause)
+            self._sysfs.unbind(vf.address)
+            self._sysfs.probe(vf.address)
+            bound = self._sysfs.read_driver(vf.address)
+            if bound == step.driver or (kernel and bound is not None):
+                return
+        if bound is None and not kernel and vf.iommu_group is None:
+            raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
+                            hint="enable the IOMMU in firmware and on the kernel's command line")
+        raise HostError(f"the kernel bound {bound or 'nothing'}")

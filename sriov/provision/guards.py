@@ -1,0 +1,130 @@
+"""What keeps a step from being done: who would lose something, and the name of the override that does it anyway.
+
+Pure. Nothing here can be switched off as a whole: an override is one word for one kind of harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
+from sriov.pci import PciAddress
+from sriov.pools.override import Override
+from sriov.provision.steps import Disturbs, MakeVfs, PfStep, SetAutoprobe, SetUp, VfStep, pf_name
+
+__all__ = ["NO_FACTS", "Facts", "Guard", "InUse", "Override", "Refusal", "name_wish"]
+
+InUse = Callable[[VirtualFunction], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A wish that is not carried out. `override` None: whatever anybody says."""
+
+    pf: PciAddress
+    message: str
+    hint: str | None = None
+    override: Override | None = None
+
+    def __str__(self) -> str:
+        says = [self.hint] if self.hint else []
+        if self.override is not None:
+            says.append(f"to do it all the same: override {self.override}")
+        return f"{self.message} (hint: {'; '.join(says)})" if says else self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a plan takes into account beside the host itself.
+
+    settings: what PFs enforce on VFs now, by VF; where it is not known, nothing of it is planned.
+    claims: by PF, a sentence for each program that is configured to make its VFs.
+    foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
+    """
+
+    settings: Mapping[PciAddress, VfSettings] = field(default_factory=dict)
+    claims: Mapping[PciAddress, tuple[str, ...]] = field(default_factory=dict)
+    foreign: Container[PciAddress] = ()
+    opened: Container[PciAddress] = ()
+
+
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What may be done on one PF, and what not."""
+
+    facts: Facts = NO_FACTS
+    in_use: InUse = lambda vf: False
+    overrides: Container[Override] = ()
+
+    def check_pf(self, pf: PhysicalFunction, steps: Sequence[PfStep], wish: str) -> Iterator[Refusal]:
+        """Why the PF's steps must not be done, all or none; `wish` names what they are for."""
+        if not steps:
+            return
+        if _remakes(steps):
+            for claim in self.facts.claims.get(pf.address, ()):
+                yield from self._unless(Override.CLAIMED, pf, f"{wish}: {claim}",
+                                        "let one of the two make them: take the VFs out of its configuration")
+        if pf.ties and any(_interrupts(step) for step in steps):
+            yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
+                                    f"{', '.join(pf.ties)}", "use another PF")
+        if max(step.disturbs for step in steps) == Disturbs.ALL_VFS:
+            yield from self._check_vfs(pf, steps, wish)
+
+    def check_vf(self, pf: PhysicalFunction, vf: VirtualFunction, steps: Sequence[VfStep], wish: str,
+                 ) -> Iterator[Refusal]:
+        """Why the VF's steps must not be done, all or none."""
+        if not steps or max(step.disturbs for step in steps) == Disturbs.NOTHING:
+            return
+        if vf.ties:
+            yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
+                                    f"{', '.join(vf.ties)}", "leave it out of the pools")
+        if pf.address in self.facts.foreign:
+            yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
+                                    "have its maker give it up")
+
+    def _check_vfs(self, pf: PhysicalFunction, steps: Sequence[PfStep], wish: str) -> Iterator[Refusal]:
+        opened = [vf.address for vf in pf.vfs if vf.address in self.facts.opened]
+        used = [vf.address for vf in pf.vfs if vf.address in opened or self.in_use(vf)]
+        state = f"in use are {', '.join(used)}" if used else "none in use"
+        if _remakes(steps):
+            why = f"it has {pf.num_vfs}, {state}, and the kernel changes the number only by removing all of them"
+            hint = f"write 0 to /sys/bus/pci/devices/{pf.address}/sriov_numvfs first"
+        else:
+            why = f"that takes the link from its {pf.num_vfs} VFs for a moment, {state}"
+            hint = "remove its VFs first"
+        if opened and _remakes(steps):
+            yield Refusal(pf=pf.address, message=f"{wish}: a process has {', '.join(opened)} open",
+                          hint="end the pods or the processes that use them")
+        if used:
+            yield from self._unless(Override.IN_USE, pf, f"{wish}: {why}", "end the pods that use them first")
+        elif Override.DISTURB_VFS not in self.overrides:
+            yield Refusal(pf=pf.address, message=f"{wish}: {why}", hint=hint, override=Override.DISTURB_VFS)
+        if pf.address in self.facts.foreign:
+            yield from self._unless(Override.ADOPT, pf, f"{wish}: its {pf.num_vfs} VFs were not made by vfpool",
+                                    "have their maker remove them")
+        for vf in pf.vfs:
+            if vf.ties:
+                yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs its VF {vf.address}: "
+                                        f"{', '.join(vf.ties)}", "move that to another NIC")
+
+    def _unless(self, override: Override, pf: PhysicalFunction, message: str, hint: str) -> Iterator[Refusal]:
+        if override not in self.overrides:
+            yield Refusal(pf=pf.address, message=message, hint=hint, override=override)
+
+
+def _interrupts(step: PfStep) -> bool:
+    """Whether the PF's own packets may stop for it: many drivers reset their NIC to make VFs."""
+    return not isinstance(step, SetAutoprobe) and not (isinstance(step, SetUp) and step.up)
+
+
+def _remakes(steps: Sequence[PfStep]) -> bool:
+    return any(isinstance(step, MakeVfs) for step in steps)
+
+
+def name_wish(place: str, what: str, pf: PhysicalFunction) -> str:
+    """`pools.yaml:5:5: numVfs 4 on PF ens1f0 (0000:3b:00.0)`."""
+    return f"{place}: {what} on {pf_name(pf)}" if place else f"{what} on {pf_name(pf)}"

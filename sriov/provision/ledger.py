@@ -1,0 +1,176 @@
+"""The folder with a record for each PF that vfpool changed: `<state>/pfs/<PCI address>.json`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sriov.errors import HostError, InputError, Refused
+from sriov.model import PhysicalFunction
+from sriov.pci import PciAddress
+from sriov.pools.override import LASTING, Override
+from sriov.provision.ownership import Ownership, format_ownership, parse_ownership, take_over
+from sriov.provision.state import PfState
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def hold_state(state: Path) -> Iterator[None]:
+    """Be the only process that changes the node by this state folder; raises Refused where an agent is, HostError.
+
+    The lock is the one that an agent has on the folder as long as it runs.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"cannot use {state}", errno=error.errno or 0) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"cannot use {state}: another process has it open",
+                          hint="the agent makes the node fit its pool file; stop it first") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+class Ledger:
+    """The records below `state`, of the boot `boot_id`. Threads may share it, each at another PF.
+
+    Every method raises HostError where the disk does not do its part: then nothing must be changed.
+    `damaged` names the files that cannot be used; one is set aside under another name when its PF is changed.
+    """
+
+    def __init__(self, state: Path, boot_id: str) -> None:
+        self._folder = state / "pfs"
+        self._boot_id = boot_id
+        self._guard = threading.Lock()
+        self._records: dict[PciAddress, Ownership] = {}
+        self.damaged: list[str] = []
+        self._load()
+
+    @classmethod
+    def open(cls, state: Path) -> Ledger:
+        """The records of this node's running boot."""
+        try:
+            return cls(state, BOOT_ID.read_text().strip())
+        except OSError as error:
+            raise HostError(f"cannot read {BOOT_ID}", errno=error.errno or 0) from None
+
+    @property
+    def records(self) -> Mapping[PciAddress, Ownership]:
+        with self._guard:
+            return dict(self._records)
+
+    def find(self, pf: PhysicalFunction) -> Ownership | None:
+        """The record of this very card."""
+        record = self.records.get(pf.address)
+        return record if record is not None and record.is_of(pf) else None
+
+    def find_changed(self, pf: PhysicalFunction) -> Ownership | None:
+        """The record of a PF that vfpool changed since the node booted."""
+        record = self.find(pf)
+        return record if record is not None and self.is_current(record) else None
+
+    def is_current(self, record: Ownership) -> bool:
+        """Whether what the record says of changes is about this boot."""
+        return record.boot_id == self._boot_id
+
+    def owns(self, pf: PhysicalFunction, vfs: int | None) -> bool:
+        """Whether the VFs that the PF has, which are told from others by `vfs`, are vfpool's."""
+        record = self.find_changed(pf)
+        return record is not None and record.owns_vfs and record.vfs in (None, vfs)
+
+    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool, vfs: int | None = None) -> None:
+        """Note on disk that the PF is about to be changed, and that `before` is how it is.
+
+        `vfs` tells the VFs that it has from others; None where they are still to be made, see `own`.
+        """
+        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs, vfs=vfs))
+
+    def own(self, pf: PhysicalFunction, vfs: int | None) -> None:
+        """Note which VFs are meant by what `begin` said, None: it has none any more."""
+        record = self.find_changed(pf)
+        if record is not None:
+            self._write(replace(record, owns_vfs=record.owns_vfs and vfs is not None, vfs=vfs))
+
+    def settle(self, pf: PhysicalFunction, reached: PfState, overrides: Iterable[Override] = ()) -> None:
+        """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed.
+
+        What `overrides` a pool file may name is noted too: a boot wants the same again.
+        """
+        record = self.find(pf)
+        if record is not None:
+            lasting = tuple(each for each in LASTING if each in set(overrides))
+            self._write(replace(record, last_good=reached, overrides=lasting))
+
+    def forget(self, pf: PciAddress) -> None:
+        """It is as it was before; nothing to do where there is no record."""
+        try:
+            self._file(pf).unlink(missing_ok=True)
+            _sync(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HostError(f"cannot delete the record {self._file(pf)}", errno=error.errno or 0) from None
+        with self._guard:
+            self._records.pop(pf, None)
+
+    def _write(self, record: Ownership) -> None:
+        with self._guard:
+            if self._records.get(record.pf) == record:
+                return
+        path = self._file(record.pf)
+        draft = path.with_suffix(".new")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if record.pf not in self.records and path.exists():
+                path.replace(path.with_suffix(".damaged"))
+            with draft.open("w") as file:
+                file.write(format_ownership(record))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync(self._folder)
+        except OSError as error:
+            raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from None
+        with self._guard:
+            self._records[record.pf] = record
+
+    def _load(self) -> None:
+        try:
+            paths = sorted(self._folder.glob("*.json"))
+            for path in paths:
+                self._read(path)
+        except OSError as error:
+            raise HostError(f"cannot read the records in {self._folder}", errno=error.errno or 0) from None
+
+    def _read(self, path: Path) -> None:
+        try:
+            record = parse_ownership(path.read_text())
+            if path.stem != record.pf:
+                raise InputError(f"it is about {record.pf}")
+        except (InputError, UnicodeDecodeError) as error:
+            self.damaged.append(f"{path}: {error}")
+        else:
+            self._records[record.pf] = record
+
+    def _file(self, pf: PciAddress) -> Path:
+        return self._folder / f"{pf}.json"
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename or a removal in the folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,169 @@
+"""What to do to the host so that it fits the pool file, and what must not be done, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
+from sriov.pci import MacAddress, PciAddress
+from sriov.pools.assignment import Driver, PfEntry, Pool
+from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
+from sriov.provision.state import ANY_VF, UNCHANGED, PfState, VfState, difference, settle, wanted_driver
+from sriov.provision.steps import (
+    BindDriver,
+    MakeVfs,
+    PfStep,
+    SetAutoprobe,
+    SetEswitch,
+    SetPfMtu,
+    SetUp,
+    SetVfMtu,
+    SetVfSettings,
+    Step,
+    VfStep,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PfPlan:
+    """One PF: steps of its own first, then those of its VFs, in the order in which they have to be done."""
+
+    pf: PhysicalFunction
+    pf_steps: tuple[PfStep, ...] = ()
+    vf_steps: tuple[VfStep, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.pf_steps, *self.vf_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`pfs` are those with anything to do or to refuse."""
+
+    pfs: tuple[PfPlan, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(chain.from_iterable(each.steps for each in self.pfs))
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        return tuple(chain.from_iterable(each.refused for each in self.pfs))
+
+    def describe(self) -> tuple[str, ...]:
+        return (*(step.describe() for step in self.steps), *map(str, self.refused))
+
+
+def plan_host(host: Host, entries: Sequence[PfEntry], pools: Sequence[Pool], in_use: InUse,
+              tended: Container[PciAddress] = (), *, facts: Facts = NO_FACTS,
+              overrides: Collection[Override] = ()) -> Plan:
+    """Steps for the PFs that an entry matches, first match wins; no other PF is ever written to.
+
+    `tended` are VFs that had their driver chosen before: who changed it since had a reason.
+    VFs' steps are planned for the VFs that exist: after others were made, look and plan again.
+    """
+    guard = Guard(facts=facts, in_use=in_use)
+    plans = (plan_pf(pf, settle(pf, entry, pools), replace(guard, overrides={*overrides, *entry.force}), tended,
+                     entry.place)
+             for pf in host.pfs if (entry := find_entry(pf, entries)) is not None)
+    return Plan(pfs=tuple(plan for plan in plans if plan.steps or plan.refused))
+
+
+def find_entry(pf: PhysicalFunction, entries: Sequence[PfEntry]) -> PfEntry | None:
+    """The entry that a PF belongs to: the first that matches."""
+    return next((entry for entry in entries if entry.match.matches(pf)), None)
+
+
+def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container[PciAddress] = (),
+            place: str = "") -> PfPlan:
+    """What makes the PF and the VFs that it has now as `wish` says; `place` is where that was written."""
+    refused: list[Refusal] = []
+    pf_steps: list[PfStep] = []
+    named = name_wish(place, _name_change(pf, wish), pf)
+    if wish.num_vfs > pf.total_vfs:
+        refused.append(Refusal(pf=pf.address, message=(
+            f"{named}: it can have at most {pf.total_vfs} (sriov_totalvfs)")))
+    else:
+        pf_steps = list(_plan_own(pf, wish))
+        refused.extend(guard.check_pf(pf, pf_steps, named))
+        if refused:
+            pf_steps = []
+    vf_steps: list[VfStep] = []
+    for vf in pf.vfs if not any(isinstance(step, MakeVfs) for step in pf_steps) else ():
+        if vf.address in tended:
+            continue
+        steps, refusals = _plan_vf(pf, vf, wish.vfs.get(vf.index, ANY_VF), guard)
+        vf_steps.extend(steps)
+        refused.extend(refusals)
+    return PfPlan(pf=pf, pf_steps=tuple(pf_steps), vf_steps=tuple(vf_steps), refused=tuple(refused))
+
+
+def _name_change(pf: PhysicalFunction, wish: PfState) -> str:
+    """The key of the pool file that asks for a change of the PF; what only a reset asks for has none."""
+    if wish.num_vfs != pf.num_vfs:
+        return f"numVfs {wish.num_vfs}"
+    if wish.eswitch not in (None, pf.eswitch):
+        return f"eswitch {wish.eswitch}"
+    if wish.mtu is not None and pf.link is not None and pf.link.mtu != wish.mtu:
+        return f"mtu {wish.mtu}"
+    return "its former state"
+
+
+def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
+    eswitch = wish.eswitch not in (None, pf.eswitch)
+    if pf.num_vfs and (eswitch or pf.num_vfs != wish.num_vfs):
+        yield MakeVfs(pf=pf, count=0)
+        pf = replace(pf, num_vfs=0, vfs=())
+    if eswitch and wish.eswitch is not None:
+        yield SetEswitch(pf=pf, mode=wish.eswitch)
+    if wish.mtu is not None and pf.link is not None and pf.link.mtu != wish.mtu:
+        yield SetPfMtu(pf=pf, mtu=wish.mtu)
+    if pf.num_vfs != wish.num_vfs:
+        if wish.num_vfs and pf.link is not None and not pf.link.up:
+            yield SetUp(pf=pf)
+            pf = replace(pf, link=replace(pf.link, up=True))
+        if pf.autoprobe:
+            yield SetAutoprobe(pf=pf, on=False)
+        yield MakeVfs(pf=pf, count=wish.num_vfs)
+        if pf.autoprobe:
+            yield SetAutoprobe(pf=replace(pf, autoprobe=False), on=True)
+    if wish.autoprobe not in (None, pf.autoprobe):
+        yield SetAutoprobe(pf=pf, on=not pf.autoprobe)
+    if wish.up is not None and pf.link is not None and pf.link.up != wish.up:
+        yield SetUp(pf=pf, up=wish.up)
+
+
+def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, guard: Guard,
+             ) -> tuple[Sequence[VfStep], Sequence[Refusal]]:
+    driver = wanted_driver(wish, vf)
+    if guard.in_use(vf):
+        # What a pod set on its VF, or the CNI for it, is theirs; only a driver that it should not have is news.
+        if driver is None:
+            return (), ()
+        return (), (Refusal(pf=pf.address, hint="it is bound again once its pod is gone", message=(
+            f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use")),)
+    steps: list[VfStep] = []
+    current = guard.facts.settings.get(vf.address)
+    changes = None if current is None or wish.settings == UNCHANGED else difference(wish.settings, current)
+    if changes is not None and current is not None:
+        steps.append(SetVfSettings(pf=pf, vf=vf, settings=changes, before=current))
+    if driver is not None:
+        steps.append(BindDriver.to(vf, driver, wish.override))
+    elif vf.link is not None and _needs_probe(vf.link, wish.settings.mac, changes):
+        steps.append(BindDriver.to(vf, wish.driver or Driver.KERNEL, wish.override))
+    elif wish.mtu is not None and vf.link is not None and vf.link.mtu != wish.mtu:
+        steps.append(SetVfMtu(vf=vf, mtu=wish.mtu))
+    named = "; ".join(step.describe() for step in steps)
+    refused = tuple(guard.check_vf(pf, vf, steps, named))
+    return ((), refused) if refused else (steps, ())
+
+
+def _needs_probe(link: Link, mac: MacAddress | None, changes: VfSettings | None) -> bool:
+    """Whether a VF's netdev has not the MAC that the PF wants: some drivers take that over when they probe only."""
+    if changes is not None and changes.mac is not None:
+        return True
+    return mac not in (None, MacAddress.ZERO, link.mac)      # zero: none is set, and the driver makes one

@@ -1,0 +1,245 @@
+"""One PF's way from how it is to what is wanted: plan, carry out, verify, and take back what failed.
+
+A PF whose own steps fail is made what it was; so is a VF, and the PF's other VFs go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sriov.errors import Refused, SriovError
+from sriov.model import PhysicalFunction
+from sriov.pci import PciAddress
+from sriov.pools.assignment import Driver
+from sriov.provision.executor import Executor
+from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal
+from sriov.provision.ledger import Ledger
+from sriov.provision.plan import PfPlan, plan_pf
+from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe, wanted_driver
+from sriov.provision.steps import Disturbs, MakeVfs, Step, VfStep
+
+log = logging.getLogger(__name__)
+
+# VFs that are made, that get their drivers, and whose netdevs get what only a netdev can have.
+_ROUNDS = 3
+
+Wish: TypeAlias = Callable[[PhysicalFunction], PfState]
+ClaimReader: TypeAlias = Callable[[Sequence[PhysicalFunction]], Mapping[PciAddress, tuple[str, ...]]]
+
+
+def no_claims(_: Sequence[PhysicalFunction]) -> Mapping[PciAddress, tuple[str, ...]]:
+    """Nobody else is asked."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that could not be done, or was done in vain. `left` is what is not as it was before."""
+
+    pf: PciAddress
+    what: str                         # "cannot make 4 VFs on PF ens1f0 (0000:3b:00.0): ..."
+    left: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.what}; left behind: {', '.join(self.left)}" if self.left else self.what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What came of it."""
+
+    done: tuple[Step, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    failed: tuple[Failure, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A sentence for each wish that is not fulfilled; () is all done."""
+        return (*map(str, self.refused), *map(str, self.failed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are."""
+
+    pf: PhysicalFunction
+    wish: Wish
+    place: str = ""
+    overrides: Collection[Override] = ()
+    spared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms hosts are changed. Without a ledger nothing is known, or kept, of who made what.
+
+    `in_use`: VFs that pods have. `tended`: VFs that had their driver chosen before. `read_claims`: says for each
+    PF who else is configured to make its VFs.
+    """
+
+    in_use: InUse
+    tended: Container[PciAddress] = ()
+    overrides: Collection[Override] = ()
+    read_claims: ClaimReader = no_claims
+    ledger: Ledger | None = None
+
+
+class Worker:
+    """One PF's way from how it is to what is wanted."""
+
+    def __init__(self, executor: Executor, job: Job, terms: Terms,
+                 claims: Mapping[PciAddress, tuple[str, ...]]) -> None:
+        self._executor = executor
+        self._job = job
+        self._terms = terms
+        self._claims = claims
+        self._overrides = {*terms.overrides, *job.overrides}
+        self._done: list[Step] = []
+        self._failed: list[Failure] = []
+        self._given_up: set[PciAddress] = set()     # VFs, for now
+
+    def run(self) -> Report:
+        refused: tuple[Refusal, ...] = ()
+        try:
+            refused = self._work()
+        except SriovError as error:
+            self._fail(f"cannot make PF {self._job.pf.address} what it should be: {error}")
+        return Report(done=tuple(self._done), refused=refused, failed=tuple(self._failed))
+
+    def plan(self, pf: PhysicalFunction) -> PfPlan:
+        terms, wish = self._terms, self._job.wish(pf)
+        wants_settings = any(vf.settings != UNCHANGED for vf in wish.vfs.values())
+        facts = Facts(
+            settings=self._executor.read_settings(pf) if wants_settings else NO_FACTS.settings,
+            claims=self._claims,
+            foreign=(pf.address,) if self._is_foreign(pf) else (),
+            opened=self._executor.find_opened(pf),
+        )
+        guard = Guard(facts=facts, in_use=terms.in_use, overrides=self._overrides)
+        tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended
+        return plan_pf(pf, wish, guard, tended, self._job.place)
+
+    def _is_foreign(self, pf: PhysicalFunction) -> bool:
+        """Whether somebody else made its VFs, as far as anybody keeps account of that."""
+        ledger = self._terms.ledger
+        return ledger is not None and bool(pf.vfs) and not ledger.owns(pf, self._executor.identify_vfs(pf))
+
+    def _work(self) -> tuple[Refusal, ...]:
+        pf = self._job.pf
+        plan = self.plan(pf)
+        if plan.steps:
+            self._note_before(pf, plan)
+        if plan.pf_steps:
+            if not self._attempt(pf, plan.pf_steps, self._observe(pf)):
+                return plan.refused
+            pf = self._executor.look_again(pf)
+            self._note_owned(pf)
+            plan = self.plan(pf)
+        refused = plan.refused
+        for _ in range(_ROUNDS):
+            if not self._bring(pf, plan.vf_steps):
+                break
+            pf = self._executor.look_again(pf)
+            plan = self.plan(pf)
+        for step in plan.steps:
+            if not (isinstance(step, VfStep) and step.vf.address in self._given_up):
+                self._fail(f"cannot {step.describe()}: it was done, and is not so")
+        if self._terms.ledger is not None and not refused and not self._failed:
+            self._terms.ledger.settle(pf, self._job.wish(pf), self._overrides)
+        return refused
+
+    def _note_before(self, pf: PhysicalFunction, plan: PfPlan) -> None:
+        if self._terms.ledger is not None:
+            makes = any(isinstance(step, MakeVfs) and step.count for step in plan.pf_steps)
+            has_own = bool(pf.vfs) and (Override.ADOPT in self._overrides or not self._is_foreign(pf))
+            vfs = None if makes else self._executor.identify_vfs(pf)
+            self._terms.ledger.begin(pf, self._observe(pf), owns_vfs=makes or has_own, vfs=vfs)
+
+    def _note_owned(self, pf: PhysicalFunction) -> None:
+        if self._terms.ledger is not None:
+            self._terms.ledger.own(pf, self._executor.identify_vfs(pf))
+
+    def _bring(self, pf: PhysicalFunction, steps: Sequence[VfStep]) -> bool:
+        """Carry out what VFs want, each VF apart; whether there was anything to do."""
+        by_vf: dict[PciAddress, list[VfStep]] = {}
+        for step in steps:
+            if step.vf.address not in self._given_up:
+                by_vf.setdefault(step.vf.address, []).append(step)
+        before = self._observe(pf) if by_vf else None
+        for address, own in by_vf.items():
+            index = own[0].vf.index
+            if before is not None and not self._attempt(
+                    pf, own, PfState(num_vfs=before.num_vfs, vfs={index: before.vfs[index]})):
+                self._given_up.add(address)
+        return bool(by_vf)
+
+    def _attempt(self, pf: PhysicalFunction, steps: Sequence[Step], before: PfState) -> bool:
+        """All of the steps or none of them; whether they are done."""
+        undo: list[tuple[Step, ...]] = []
+        for step in steps:
+            try:
+                self._check_idle(pf, step)
+                undo.append(self._executor.prepare(step))
+                self._executor.do(step, self._choose)
+            except SriovError as error:
+                self._fail(f"cannot {step.describe()}: {error}", self._take_back(pf, before, undo))
+                return False
+            log.info("done: %s", step.describe())
+        self._done.extend(steps)
+        return True
+
+    def _check_idle(self, pf: PhysicalFunction, step: Step) -> None:
+        """Pods may have got VFs since the plan was made: the steps before this one took their time."""
+        if isinstance(step, VfStep):
+            if self._terms.in_use(step.vf):
+                raise Refused("it is in use")
+        elif step.disturbs is Disturbs.ALL_VFS and Override.IN_USE not in self._overrides:
+            used = [vf.address for vf in pf.vfs if self._terms.in_use(vf)]
+            if used:
+                raise Refused(f"in use are {', '.join(used)}")
+
+    def _take_back(self, pf: PhysicalFunction, before: PfState, undo: Sequence[Sequence[Step]]) -> tuple[str, ...]:
+        """Make it what it was, the last first; what is not so afterwards."""
+        troubles = self._do_all([step for steps in reversed(undo) for step in steps])
+        try:
+            for _ in range(_ROUNDS):      # what no step's undo brings back: a new netdev's MTU, a new VF's settings
+                steps = self._plan_back(pf, before)
+                if not steps or troubles:
+                    break
+                troubles = self._do_all(steps)
+            left = tuple(find_differences(before, self._observe(self._executor.look_again(pf))))
+        except SriovError as error:
+            return (*troubles, f"not known how it is: {error}")
+        return (*left, *troubles) if left else ()
+
+    def _plan_back(self, pf: PhysicalFunction, before: PfState) -> Sequence[Step]:
+        now = self._executor.look_again(pf)
+        if next(find_differences(before, self._observe(now)), None) is None:
+            return ()
+        facts = Facts(settings=self._executor.read_settings(now))
+        plan = plan_pf(now, before, Guard(facts=facts, overrides=set(Override)))
+        return (*plan.pf_steps, *(step for step in plan.vf_steps if step.vf.index in before.vfs))
+
+    def _do_all(self, steps: Sequence[Step]) -> list[str]:
+        """What each step that failed said."""
+        troubles: list[str] = []
+        for step in steps:
+            try:
+                self._executor.do(step)
+            except SriovError as error:
+                troubles.append(f"cannot {step.describe()}: {error}")
+        return troubles
+
+    def _choose(self, made: PhysicalFunction) -> Mapping[PciAddress, Driver]:
+        wish = self._job.wish(made)
+        drivers = {vf.address: wanted_driver(wish.vfs.get(vf.index, ANY_VF), vf) for vf in made.vfs}
+        return {address: driver for address, driver in drivers.items() if driver}
+
+    def _observe(self, pf: PhysicalFunction) -> PfState:
+        return observe(pf, self._executor.read_settings(pf), self._executor.read_overrides(pf))
+
+    def _fail(self, what: str, left: tuple[str, ...] = ()) -> None:
+        self._failed.append(Failure(pf=self._job.pf.address, what=what, left=left))
