@@ -16,12 +16,13 @@ from typing import Any
 
 from cni.away import Pod, check_way, configure, find_usable_link, take_away
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
+from cni.home import look_at_home
 from cni.ipam import ipam_add, ipam_delete, remember_ipam
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
 from cni.protocol import Addresses, CniError, Code, Command, Interface, Request, format_result
-from cni.record import Baseline, HomeLink, Owner, Phase, Record
+from cni.record import Baseline, Owner, Phase, Record
 from cni.repair import Repair
 from cni.steps import MacOrder
 from cni.store import Store
@@ -33,7 +34,6 @@ from sriov.pci import MacAddress, PciAddress
 log = logging.getLogger(__name__)
 
 BUDGET = 50.0            # seconds for one call; the executable waits 60
-ETH_P_8021AD = 0x88A8    # linux/if_ether.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +165,9 @@ class Attachments:
                     pod: Pod) -> Record:
         kernel = self._kernel
         settings = kernel.settings(host, vf)
-        if conf.settings.vlan is not None and settings.vlan_proto == ETH_P_8021AD:
-            raise Refused(f"{vf} has an 802.1ad VLAN, which cannot be given back to it so far")
         marked = (vf.order is MacOrder.NETDEV_FIRST and settings.mac not in (None, MacAddress.ZERO)
                   and (kernel.sysfs.has_permanent_mac(vf.address) or self._custody.is_marked(vf.address)))
-        home = None if link is None else HomeLink(name=link.name, mac=link.mac, mtu=link.mtu, up=link.up)
+        home = None if link is None else look_at_home(host, link)
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
                       file_system=find_file_system(request.netns, pod.netns_fd))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
 from sriov.errors import InputError
 from sriov.model import LinkState, VfSettings
@@ -16,11 +17,14 @@ T = TypeVar("T")
 
 _STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "prevResult", "runtimeConfig",
                   "args", "plugins", "disableCheck", "disableGC")
-_OUR_KEYS = ("deviceID", "pciBusID", "vlan", "vlanQoS", "mac", "mtu", "spoofchk", "trust", "link_state",
-             "min_tx_rate", "max_tx_rate", "logLevel", "logFile")
+_OUR_KEYS = ("deviceID", "pciBusID", "vlan", "vlanQoS", "vlanProto", "mac", "mtu", "spoofchk", "trust",
+             "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile")
 _SWITCH = {"on": True, "off": False}
 _LINK_STATES = {state.name.lower(): state for state in LinkState}
+_VLAN_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}      # EtherTypes of linux/if_ether.h
+_LOG_LEVELS = ("panic", "error", "warning", "info", "debug", "verbose")
 _RATE_LIMIT = 2**32 - 1     # struct ifla_vf_rate holds 32 bits
+_MEGABIT = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +46,47 @@ class NetConf:
 def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf:
     """Read the configuration and CNI_ARGS; raise CniError (code 7) that lists every problem at once.
 
-    The MAC comes from runtimeConfig.mac, else CNI_ARGS MAC, else `mac`. Unknown keys are refused where the
-    NAD is ours (`type: vfpool`) and warned about elsewhere, where other projects' keys may stand.
+    The MAC comes from runtimeConfig.mac, else args.cni.mac, else CNI_ARGS MAC, else `mac`. A pod's bandwidth
+    (runtimeConfig.bandwidth.egressRate) is a rate limit as `max_tx_rate` is: the lower one counts. What
+    sriov-cni passes over (unknown keys, what a VF cannot do) is refused where the NAD is ours (`type: vfpool`)
+    and warned about elsewhere. `logLevel` and `logFile` are taken and change nothing: the agent has one log.
     """
     if config.get("type") != "vfpool":
         config = _fold_case(config)
     reader = _Reader(config)
     runtime = reader.section("runtimeConfig")
+    meta = reader.section("cni", reader.section("args"), "args.cni")
     device = reader.device(runtime)
-    macs = {"runtimeConfig.mac": runtime.get("mac"), "CNI_ARGS MAC": args.get("MAC"), "mac": config.get("mac")}
+    macs = {"runtimeConfig.mac": runtime.get("mac"), "args.cni.mac": meta.get("mac"),
+            "CNI_ARGS MAC": args.get("MAC"), "mac": config.get("mac")}
     key, raw = next(((key, raw) for key, raw in macs.items() if _given(raw)), ("mac", None))
-    mac = reader.value(raw, key, MacAddress.parse_unicast)
+    vlan = reader.number("vlan", 0, 4094)
     settings = VfSettings(
-        mac=mac,
-        vlan=reader.number("vlan", 0, 4094),
+        mac=reader.value(raw, key, MacAddress.parse_unicast),
+        vlan=vlan,
         vlan_qos=reader.number("vlanQoS", 0, 7),
+        vlan_proto=reader.choice("vlanProto", _VLAN_PROTOCOLS, folded=True) or (None if vlan is None else 0x8100),
         spoofchk=reader.choice("spoofchk", _SWITCH),
         trust=reader.choice("trust", _SWITCH),
         link_state=reader.choice("link_state", _LINK_STATES),
         min_tx_rate=reader.number("min_tx_rate", 0, _RATE_LIMIT),
-        max_tx_rate=reader.number("max_tx_rate", 0, _RATE_LIMIT),
+        max_tx_rate=_lower(reader.number("max_tx_rate", 0, _RATE_LIMIT), reader.bandwidth(runtime)),
     )
     reader.check_combinations(settings)
     ipam = reader.value(reader.section("ipam").get("type"), "ipam.type", _parse_plugin)
+    reader.check_addresses(runtime.get("ips"))
     mtu = reader.number("mtu", 68, 65535)
-    warnings = reader.unknown_keys()
+    reader.check_log()
+    reader.check_keys()
     if reader.problems or device is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: " + "; ".join(reader.problems))
     return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam,
-                   warnings=warnings)
+                   warnings=tuple(reader.warnings))
 
 
 def _fold_case(config: Mapping[str, Any]) -> dict[str, Any]:
     """Our keys in any case, as sriov-cni's JSON decoder takes them; the exact one wins."""
-    names = {key.lower(): key for key in (*_OUR_KEYS, "vlanProto")}
+    names = {key.lower(): key for key in _OUR_KEYS}
     folded = {names.get(key.lower(), key): value for key, value in config.items()}
     return folded | {key: value for key, value in config.items() if key in names.values()}
 
@@ -93,6 +104,7 @@ class _Reader:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self.problems: list[str] = []
+        self.warnings: list[str] = []
 
     def value(self, raw: object, key: str, parse: Callable[[str], T]) -> T | None:
         if not _given(raw):
@@ -105,30 +117,34 @@ class _Reader:
             self.problems.append(f"{key}: {error.message}")
             return None
 
-    def number(self, key: str, low: int, high: int) -> int | None:
-        raw = self._config.get(key)
+    def number(self, key: str, low: int, high: int, within: Mapping[str, Any] | None = None,
+               path: str | None = None) -> int | None:
+        raw = (self._config if within is None else within).get(key)
         if raw is None:
             return None
         if isinstance(raw, bool) or not isinstance(raw, int) or not low <= raw <= high:
-            self.problems.append(f"{key}: expected a number from {low} to {high}, got {show(raw)}")
+            self.problems.append(f"{path or key}: expected a number from {low} to {high}, got {show(raw)}")
             return None
         return raw
 
-    def choice(self, key: str, choices: Mapping[str, T]) -> T | None:
+    def choice(self, key: str, choices: Mapping[str, T], *, folded: bool = False) -> T | None:
+        """`folded`: in any case."""
         raw = self._config.get(key)
         if not _given(raw):
             return None
-        if not isinstance(raw, str) or raw not in choices:
+        word = raw.lower() if folded and isinstance(raw, str) else raw
+        if not isinstance(word, str) or word not in choices:
             self.problems.append(f"{key}: expected {' or '.join(map(repr, choices))}, got {show(raw)}")
             return None
-        return choices[raw]
+        return choices[word]
 
-    def section(self, key: str) -> Mapping[str, Any]:
-        raw = self._config.get(key)
+    def section(self, key: str, within: Mapping[str, Any] | None = None,
+                path: str | None = None) -> Mapping[str, Any]:
+        raw = (self._config if within is None else within).get(key)
         if raw is None:
             return {}
         if not isinstance(raw, dict):
-            self.problems.append(f"{key}: expected an object, got {show(raw)}")
+            self.problems.append(f"{path or key}: expected an object, got {show(raw)}")
             return {}
         return raw
 
@@ -145,35 +161,80 @@ class _Reader:
                                  "k8s.v1.cni.cncf.io/resourceName)")
         return found.pop() if len(found) == 1 else None
 
+    def bandwidth(self, runtime: Mapping[str, Any]) -> int | None:
+        """What the pod may send, in Mbit/s; 0: as much as it can."""
+        path = "runtimeConfig.bandwidth"
+        section = self.section("bandwidth", runtime, path)
+        rate, burst, ingress, _ = (self.number(key, 0, 2**63 - 1, section, f"{path}.{key}")
+                                   for key in ("egressRate", "egressBurst", "ingressRate", "ingressBurst"))
+        if ingress:
+            self._odd(f"{path}.ingressRate", "a VF limits what its pod sends, not what it gets")
+        if burst and not rate:
+            self._odd(f"{path}.egressBurst", "needs egressRate, which is not set")
+        if rate and rate < _MEGABIT:
+            expected = f"expected 0 or at least {_MEGABIT} bit/s, a VF's smallest limit, got {rate}"
+            self._odd(f"{path}.egressRate", expected)
+            return None
+        return None if rate is None else min(rate // _MEGABIT, _RATE_LIMIT)
+
     def check_combinations(self, settings: VfSettings) -> None:
         low, high = settings.min_tx_rate, settings.max_tx_rate
         if low and high and low > high:
             self.problems.append(f"min_tx_rate: expected at most max_tx_rate ({high}), got {low}")
-        if settings.vlan_qos is not None and settings.vlan is None:
-            self.problems.append("vlanQoS: needs vlan, which is not set")
+        for key, unset in (("vlanQoS", settings.vlan_qos is None), ("vlanProto", settings.vlan_proto is None)):
+            if not unset and self._config.get("vlan") is None:
+                self.problems.append(f"{key}: needs vlan, which is not set")
         if settings.vlan_qos and settings.vlan == 0:
             self.problems.append(f"vlanQoS: expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
-        proto = self._config.get("vlanProto")
-        if _given(proto) and (not isinstance(proto, str) or proto.lower() != "802.1q"):
-            self.problems.append(f"vlanProto: only '802.1q' is supported so far, got {show(proto)}")
+        if settings.vlan_proto == _VLAN_PROTOCOLS["802.1ad"] and settings.vlan == 0:
+            self.problems.append("vlanProto: expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
 
-    def unknown_keys(self) -> tuple[str, ...]:
-        known = (*_STANDARD_KEYS, *_OUR_KEYS, "vlanProto")
-        notes = []
+    def check_addresses(self, raw: object) -> None:
+        """Those that a pod asks for: the IPAM plugin reads them, here is only said what it cannot."""
+        path = "runtimeConfig.ips"
+        if raw is None:
+            return
+        if not isinstance(raw, list):
+            self.problems.append(f"{path}: expected a list, got {show(raw)}")
+            return
+        for number, text in enumerate(raw):
+            try:
+                if not isinstance(text, str):
+                    raise InputError("is not text")
+                parse_interface_address(text)
+            except InputError as error:
+                self.problems.append(f"{path}[{number}]: {show(text)} {error.message}")
+        if raw and self._config.get("ipam") in (None, {}):
+            self._odd(path, "this network gives no addresses: it has no ipam")
+
+    def check_log(self) -> None:
+        for key in ("logLevel", "logFile"):
+            self.value(self._config.get(key), key, str)
+        level = self._config.get("logLevel")
+        if isinstance(level, str) and level and level.lower() not in _LOG_LEVELS:
+            self._odd("logLevel", f"expected one of {', '.join(_LOG_LEVELS)}, got {show(level)}")
+
+    def check_keys(self) -> None:
+        known = (*_STANDARD_KEYS, *_OUR_KEYS)
         for key in self._config:
             if key in known or key.startswith("cni.dev/"):
                 continue
             near = difflib.get_close_matches(key, known, 1)
-            notes.append(f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else ""))
-        if self._config.get("type") == "vfpool":
-            self.problems.extend(notes)
-            return ()
-        return tuple(notes)
+            self._odd(key, "unknown key" + (f", did you mean {near[0]}?" if near else ""))
+
+    def _odd(self, path: str, remark: str) -> None:
+        """What sriov-cni takes and does nothing about."""
+        (self.problems if self._config.get("type") == "vfpool" else self.warnings).append(f"{path}: {remark}")
 
 
 def _given(raw: object) -> bool:
     """Templates leave null or an empty text where they have no value."""
     return raw is not None and raw != ""
+
+
+def _lower(rate: int | None, other: int | None) -> int | None:
+    """The stricter of two rate limits; 0 is none."""
+    return min(filter(None, (rate, other)), default=rate if other is None else other)
 
 
 def _parse_plugin(text: str) -> str:

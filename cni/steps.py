@@ -37,17 +37,17 @@ def mac_order(pf_driver: str | None) -> MacOrder:
 def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
     """What of `wanted` is not so in `current`; None where all is.
 
-    VLAN id and priority go together, and so do the two rates: the kernel takes each pair in one attribute,
-    where a missing half would become 0.
+    VLAN id, priority and protocol go together, and so do the two rates: the kernel takes each group in one
+    attribute, where what is missing would become 0. Without a VLAN drivers report any protocol.
     """
     changed = {field.name for field in dataclasses.fields(VfSettings)
-               if field.name != "vlan_proto"
+               if (field.name != "vlan_proto" or wanted.vlan)
                and getattr(wanted, field.name) not in (None, getattr(current, field.name))}
     if not changed:
         return None
-    for pair in ({"vlan", "vlan_qos"}, {"min_tx_rate", "max_tx_rate"}):
-        if pair & changed:
-            changed |= pair
+    for group in ({"vlan", "vlan_qos", "vlan_proto"}, {"min_tx_rate", "max_tx_rate"}):
+        if group & changed:
+            changed |= group
     values = {name: getattr(wanted, name) for name in changed}
     return VfSettings(**{name: getattr(current, name) if value is None else value
                          for name, value in values.items()})

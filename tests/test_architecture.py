@@ -27,7 +27,7 @@ PARTS_OF_SRIOV = (
 
 PURE = (
     "sriov.errors", "sriov.pci", "sriov.model",
-    *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "routes", "ties", "known")),
+    *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "vfinfo", "routes", "ties", "known")),
     *(f"sriov.pools.{name}" for name in (
         "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
         "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "override")),

@@ -11,20 +11,20 @@ from sriov.pci import MacAddress, PciAddress
 from tests.cni.test_protocol import json_values, outcome
 
 VF = "0000:3b:02.1"
-A, B, C = "02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"
+A, B, C, D = (f"02:00:00:00:00:0{digit}" for digit in "abcd")
 
 
 def config(**keys):
     return {"cniVersion": "1.0.0", "name": "net", "type": "vfpool", "deviceID": VF, **keys}
 
 
-def parse(args=None, **keys):
-    return parse_netconf(config(**keys), args or {})
+def parse(cni_args=None, /, **keys):
+    return parse_netconf(config(**keys), cni_args or {})
 
 
-def problems(args=None, **keys):
+def problems(cni_args=None, /, **keys):
     with pytest.raises(CniError) as caught:
-        parse(args, **keys)
+        parse(cni_args, **keys)
     assert caught.value.code == 7
     head, _, rest = caught.value.message.partition(": ")
     assert head == "network configuration"
@@ -37,10 +37,10 @@ def problems(args=None, **keys):
 def test_all_keys():
     assert parse(vlan=100, vlanQoS=3, vlanProto="802.1Q", mac=A, mtu=9000, spoofchk="on", trust="off",
                  link_state="enable", min_tx_rate=10, max_tx_rate=200, ipam={"type": "static"},
-                 logLevel="debug", logFile="/x", capabilities={"mac": True}, dns={}, prevResult={},
+                 logLevel="Debug", logFile="/x", capabilities={"mac": True}, dns={}, prevResult={},
                  runtimeConfig={}, args={}, **{"cni.dev/valid-attachments": []}) == NetConf(
         network="net", device=PciAddress(VF), mtu=9000, ipam="static",
-        settings=VfSettings(mac=MacAddress(A), vlan=100, vlan_qos=3, spoofchk=True, trust=False,
+        settings=VfSettings(mac=MacAddress(A), vlan=100, vlan_qos=3, vlan_proto=0x8100, spoofchk=True, trust=False,
                             link_state=LinkState.ENABLE, min_tx_rate=10, max_tx_rate=200))
 
 
@@ -101,9 +101,10 @@ def test_mac_that_is_none(wrong):
 
 
 def test_mac_sources():
-    runtime, args = {"mac": A}, {"MAC": B}
-    assert parse(args, runtimeConfig=runtime, mac=C).mac == A
-    assert parse(args, mac=C).mac == B
+    runtime, meta, args = {"mac": A}, {"cni": {"mac": D, "vlan": 7}}, {"MAC": B}
+    assert parse(args, runtimeConfig=runtime, args=meta, mac=C).mac == A
+    assert parse(args, args=meta, mac=C).mac == D
+    assert parse(args, args={"cni": None}, mac=C).mac == B
     assert parse(mac=C).mac == C
     assert parse({"MAC": ""}, runtimeConfig={"mac": ""}, mac=C).mac == C
 
@@ -111,6 +112,8 @@ def test_mac_sources():
 def test_a_bad_mac_is_named_by_its_source_and_not_passed_over():
     assert problems({"MAC": B}, runtimeConfig={"mac": "x"}) == [
         "runtimeConfig.mac: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+    assert problems(args={"cni": {"mac": 5}}, mac=C) == ["args.cni.mac: expected text, got 5"]
+    assert problems(args={"cni": []}) == ["args.cni: expected an object, got a list"]
     assert problems({"MAC": "x"}, mac=C) == [
         "CNI_ARGS MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
 
@@ -161,8 +164,79 @@ def test_combinations():
     assert problems(min_tx_rate=200, max_tx_rate=100) == [
         "min_tx_rate: expected at most max_tx_rate (100), got 200"]
     assert parse(vlan=0, vlanQoS=0, min_tx_rate=100, max_tx_rate=0).settings.max_tx_rate == 0    # 0: unlimited
-    assert problems(vlan=5, vlanProto="802.1ad") == ["vlanProto: only '802.1q' is supported so far, got '802.1ad'"]
-    assert problems(vlan=5, vlanProto=0) == ["vlanProto: only '802.1q' is supported so far, got 0"]
+    assert problems(vlanProto="802.1q") == ["vlanProto: needs vlan, which is not set"]
+    assert problems(vlan=0, vlanProto="802.1ad") == [
+        "vlanProto: expected '802.1q' for vlan 0 (untagged), got '802.1ad'"]
+    assert problems(vlan="x", vlanQoS=3) == ["vlan: expected a number from 0 to 4094, got 'x'"]
+
+
+@pytest.mark.parametrize(("given", "proto"), [
+    ({}, 0x8100), ({"vlanProto": ""}, 0x8100), ({"vlanProto": "802.1q"}, 0x8100), ({"vlanProto": "802.1Q"}, 0x8100),
+    ({"vlanProto": "802.1ad"}, 0x88A8), ({"vlanProto": "802.1AD"}, 0x88A8)])
+def test_vlan_protocols(given, proto):
+    assert parse(vlan=5, **given).settings.vlan_proto == proto
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(0, "0"), ("802.1x", "'802.1x'"), (["802.1q"], "a list")])
+def test_vlan_protocols_that_are_none(wrong, shown):
+    assert problems(vlan=5, vlanProto=wrong) == [f"vlanProto: expected '802.1q' or '802.1ad', got {shown}"]
+
+
+# ---- what a pod asks for ----------------------------------------------------------------------------------
+
+
+def asking(**runtime):
+    return {"runtimeConfig": runtime}
+
+
+@pytest.mark.parametrize(("bandwidth", "configured", "limit"), [
+    ({"egressRate": 5_999_999}, None, 5), ({"egressRate": 1_000_000, "egressBurst": 8}, None, 1),
+    ({"egressRate": 5_000_000}, 3, 3), ({"egressRate": 5_000_000}, 9, 5), ({"egressRate": 5_000_000}, 0, 5),
+    ({"egressRate": 0, "ingressRate": 0, "ingressBurst": 0}, None, 0), ({"egressRate": 0}, 7, 7),
+    ({}, 7, 7), (None, None, None), ({"egressRate": 2**63 - 1}, None, 2**32 - 1)])
+def test_a_pods_bandwidth_lowers_the_limit_and_never_raises_it(bandwidth, configured, limit):
+    assert parse(max_tx_rate=configured, **asking(bandwidth=bandwidth)).settings.max_tx_rate == limit
+
+
+@pytest.mark.parametrize(("bandwidth", "problem"), [
+    ({"egressRate": 9_999}, "egressRate: expected 0 or at least 1000000 bit/s, a VF's smallest limit, got 9999"),
+    ({"ingressRate": 1}, "ingressRate: a VF limits what its pod sends, not what it gets"),
+    ({"egressBurst": 1}, "egressBurst: needs egressRate, which is not set")])
+def test_bandwidth_that_no_vf_can_have(bandwidth, problem):
+    path = f"runtimeConfig.bandwidth.{problem}"
+    assert problems(**asking(bandwidth=bandwidth)) == [path]
+    parsed = parse(type="sriov", **asking(bandwidth=bandwidth))      # sriov-cni does not look at it
+    assert (parsed.warnings, parsed.settings.max_tx_rate) == ((path,), None)
+
+
+def test_bandwidth_that_is_none():
+    assert problems(**asking(bandwidth=5)) == ["runtimeConfig.bandwidth: expected an object, got 5"]
+    assert problems(**asking(bandwidth={"egressRate": "1M", "ingressRate": -1})) == [
+        f"runtimeConfig.bandwidth.{key}: expected a number from 0 to {2**63 - 1}, got {shown}"
+        for key, shown in (("egressRate", "'1M'"), ("ingressRate", "-1"))]
+    assert problems(min_tx_rate=5, **asking(bandwidth={"egressRate": 3_000_000})) == [
+        "min_tx_rate: expected at most max_tx_rate (3), got 5"]
+
+
+def test_addresses_that_a_pod_asks_for():
+    ipam = {"type": "host-local"}
+    assert parse(ipam=ipam, **asking(ips=["10.0.0.5/24", "fd00::5"])).ipam == "host-local"
+    assert problems(ipam=ipam, **asking(ips=["10.0.0.5/33", 5])) == [
+        "runtimeConfig.ips[0]: '10.0.0.5/33' is not an IP address like 10.0.0.1, 10.0.0.1/24 or fd00::1/64",
+        "runtimeConfig.ips[1]: 5 is not text"]
+    assert problems(ipam=ipam, **asking(ips="10.0.0.5")) == ["runtimeConfig.ips: expected a list, got '10.0.0.5'"]
+    without = "runtimeConfig.ips: this network gives no addresses: it has no ipam"
+    assert problems(**asking(ips=["10.0.0.5/24"])) == [without]
+    assert parse(type="sriov", **asking(ips=["10.0.0.5/24"])).warnings == (without,)
+    assert parse(**asking(ips=[])).warnings == ()
+
+
+def test_where_and_how_much_is_logged_is_the_agents_matter():
+    problem = "logLevel: expected one of panic, error, warning, info, debug, verbose, got 'much'"
+    assert problems(logLevel="much") == [problem]
+    assert parse(type="sriov", logLevel="much").warnings == (problem,)
+    assert problems(type="sriov", logLevel=3, logFile=[]) == [
+        "logLevel: expected text, got 3", "logFile: expected text, got a list"]
 
 
 @pytest.mark.parametrize(("wrong", "problem"), [
@@ -190,15 +264,15 @@ def test_every_problem_at_once():
     assert problems(vlan=5000, trust="yes", mac="x", deviceID="y", mtu=0, ipam=3, runtimeConfig=4, vlna=1) == [
         "runtimeConfig: expected an object, got 4",
         "deviceID: expected a PCI address like 0000:3b:02.1, got 'y'",
-        "mac: expected a MAC address like 02:00:00:00:00:01, got 'x'",
         "vlan: expected a number from 0 to 4094, got 5000",
+        "mac: expected a MAC address like 02:00:00:00:00:01, got 'x'",
         "trust: expected 'on' or 'off', got 'yes'",
         "ipam: expected an object, got 3",
         "mtu: expected a number from 68 to 65535, got 0",
         "vlna: unknown key, did you mean vlan?"]
 
 
-KEYS = ("cniVersion", "name", "type", "ipam", "runtimeConfig", "deviceID", "pciBusID", "vlan", "vlanQoS",
+KEYS = ("args", "cniVersion", "name", "type", "ipam", "runtimeConfig", "deviceID", "pciBusID", "vlan", "vlanQoS",
         "vlanProto", "mac", "mtu", "spoofchk", "trust", "link_state", "min_tx_rate", "max_tx_rate")
 likely = st.sampled_from([VF, A, "on", "auto", "vfpool", "802.1q", 0, 5, 100, {"mac": A}, {"type": "static"}])
 

@@ -40,15 +40,14 @@ class Driver:
     overrides: int = 0                   # "VF attempted to override administratively set MAC" in the log
 
     def set_vf(self, changes):
-        """RTM_SETLINK: pairs travel together, and a half that is missing becomes 0."""
+        """RTM_SETLINK: what is one attribute travels together, and what is missing of it becomes 0."""
         if changes is None:
             return
         given = {name: value for name in VfSettings.__slots__ if (value := getattr(changes, name)) is not None}
         assert given, "an empty message"
-        assert "vlan_proto" not in given
-        for first, second in (("vlan", "vlan_qos"), ("max_tx_rate", "min_tx_rate")):
-            if first in given or second in given:
-                given = {first: 0, second: 0} | given
+        for absent in ({"vlan": 0, "vlan_qos": 0, "vlan_proto": 0x8100}, {"max_tx_rate": 0, "min_tx_rate": 0}):
+            if absent.keys() & given.keys():
+                given = absent | given
         if changes.mac is not None:
             self.marked = changes.mac != ZERO
             if self.marked and self.takes_over and self.mac is not None:
@@ -115,15 +114,17 @@ def or_none(values):
 
 
 rates = st.sampled_from([0, 100, 1000])
+protocols = st.sampled_from([0x8100, 0x88A8])
 host_settings = st.builds(
     VfSettings, mac=st.just(ZERO), vlan=st.sampled_from([0, 5]), vlan_qos=st.sampled_from([0, 3]),
-    vlan_proto=st.just(0x8100), spoofchk=st.booleans(), trust=st.booleans(), min_tx_rate=rates, max_tx_rate=rates,
+    vlan_proto=protocols, spoofchk=st.booleans(), trust=st.booleans(), min_tx_rate=rates, max_tx_rate=rates,
     link_state=st.sampled_from(LinkState))
 wishes = st.builds(
     VfSettings, mac=or_none(st.sampled_from([OWN, PFS, PODS])), vlan=or_none(st.sampled_from([0, 5, 100])),
-    vlan_qos=or_none(st.sampled_from([0, 3])), spoofchk=or_none(st.booleans()), trust=or_none(st.booleans()),
-    min_tx_rate=or_none(rates), max_tx_rate=or_none(rates), link_state=or_none(st.sampled_from(LinkState)),
-).map(lambda wish: wish if wish.vlan is not None else dataclasses.replace(wish, vlan_qos=None))
+    vlan_qos=or_none(st.sampled_from([0, 3])), vlan_proto=or_none(protocols), spoofchk=or_none(st.booleans()),
+    trust=or_none(st.booleans()), min_tx_rate=or_none(rates), max_tx_rate=or_none(rates),
+    link_state=or_none(st.sampled_from(LinkState)),
+).map(lambda wish: wish if wish.vlan is not None else dataclasses.replace(wish, vlan_qos=None, vlan_proto=None))
 
 
 @st.composite
@@ -214,7 +215,11 @@ def test_nothing_to_say_is_no_message():
 
 def test_pairs_go_together():
     current = dataclasses.replace(PLAIN, vlan=5, vlan_qos=3, min_tx_rate=10, max_tx_rate=100)
-    assert difference(VfSettings(vlan=6), current) == VfSettings(vlan=6, vlan_qos=3)
+    assert difference(VfSettings(vlan=6), current) == VfSettings(vlan=6, vlan_qos=3, vlan_proto=0x8100)
+    assert difference(VfSettings(vlan=5, vlan_proto=0x88A8), current) == VfSettings(
+        vlan=5, vlan_qos=3, vlan_proto=0x88A8)
+    assert difference(VfSettings(vlan=5, vlan_proto=0x8100), current) is None
+    assert difference(VfSettings(vlan=0, vlan_proto=0x8100), dataclasses.replace(PLAIN, vlan_proto=0)) is None
     assert difference(VfSettings(max_tx_rate=200), current) == VfSettings(max_tx_rate=200, min_tx_rate=10)
     assert difference(VfSettings(vlan=5, trust=True), current) == VfSettings(trust=True)
 
