@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import errno
 import time
+from dataclasses import dataclass
 
 from cni.kernel import Kernel, Vf
 from cni.record import HomeLink, Record
 from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
 from sriov.errors import Gone, HostError, SriovError
+from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
 
-_RENAME_TRIES = 3
+_TRIES = 5
 _HANDED_BACK_POLL = 0.02      # seconds
 
 
@@ -42,39 +44,62 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     return link
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a VF's netdev was found, and how. `above`: what stands on it there, a VLAN or a macvlan."""
+
+    links: Links
+    link: Link
+    traits: LinkTraits
+    above: tuple[Link, ...] = ()
+
+    def is_home(self, home: HomeLink) -> bool:
+        return ((self.link.name, self.link.mac, self.link.mtu, self.link.up)
+                == (home.name, home.mac, home.mtu, home.up)
+                and home.traits.missing_in(self.traits) == LinkTraits())
+
+
+def look_at_home(host: Links, link: Link) -> HomeLink:
+    """How a VF's netdev is on the host; raise Gone where it is there no more."""
+    found = host.inspect(link.index)
+    if found is None:
+        raise Gone(f"{link.name} is gone from the host")
+    now, traits = found
+    return HomeLink(name=now.name, mac=now.mac, mtu=now.mtu, up=now.up, traits=traits)
+
+
 def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink,
                      pod: Links | None, deadline: float) -> Link:
     failure: SriovError | None = None
-    for _ in range(_RENAME_TRIES):
-        where, link = _find(kernel, host, pod, vf, deadline)
-        mac = plan_home_mac(vf.order, record.baseline, link.mac, admin_mac_set=record.sets_mac)
-        if where is host and mac.first is None and _is_home(link, home):
-            return link
+    for _ in range(_TRIES):
+        found = _find(kernel, host, pod, vf, deadline)
+        mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
+        on_host = found.links is host
+        if on_host and mac.first is None and found.is_home(home):
+            return found.link
         if mac.first is not None:
             kernel.set_vf(host, vf, mac.first)
-        if mac.before:
-            kernel.set_mac(where, vf, link.index, home.mac)
-            if where is host:        # older kernels rename only what is down; a move takes it down
-                kernel.changes.run(host.change, link.index, f"set {link.name} down", up=False)
-        if home.name in link.altnames:
-            # udev gives a netdev that comes back its predictable name as an altname, which then is in
-            # the way of the same name.
-            kernel.changes.run(where.delete_altname, link.index, home.name)
         try:
+            _strip(kernel, found, home, in_pod=not on_host)
+            if mac.before:
+                kernel.set_mac(found.links, vf, found.link.index, home.mac)
+                if on_host:          # older kernels rename only what is down; a move takes it down
+                    kernel.changes.run(host.change, found.link.index, f"set {found.link.name} down", up=False)
             kernel.changes.run(
-                where.change, link.index, f"bring {link.name} of {vf} home as {home.name}",
-                netns_fd=None if where is host else kernel.netns_fd,
+                found.links.change, found.link.index, f"bring {found.link.name} of {vf} home as {home.name}",
+                netns_fd=None if on_host else kernel.netns_fd,
                 name=home.name,
                 mac=home.mac if mac.within else None,
-                mtu=home.mtu if link.mtu != home.mtu else None,
+                mtu=home.mtu if found.link.mtu != home.mtu else None,
                 up=home.up,
+                traits=home.traits.missing_in(found.traits),
             )
+            _add_altnames(kernel, host, found.link.index, home)
         except Gone as error:        # moved meanwhile: the kernel dissolves the namespace
             failure = error
             continue
         except HostError as error:
-            other = host.find(home.name)
-            if error.errno != errno.EEXIST or (other is not None and other.pci != vf.address):
+            if not _is_worth_another_look(error, host, vf, home):
                 raise
             failure = error
             continue
@@ -83,30 +108,82 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
     raise failure or HostError(f"cannot bring the netdev of {vf} home")
 
 
-def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> tuple[Links, Link]:
+def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> _Place:
     """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
     while True:
         link = kernel.find_link(host, vf.address)
-        if link is not None:
-            return host, link
-        link = pod.find_pci(vf.address) if pod is not None else None
-        if pod is not None and link is not None:
-            return pod, link
+        found = None if link is None else _inspect(host, link)
+        if found is None and pod is not None:
+            found = _inspect_pod(pod, vf)
+        if found is not None:
+            return found
         if time.monotonic() > deadline:
             raise HostError(f"the netdev of {vf} is neither on the host nor in its pod's network namespace",
                             hint="a namespace that something still holds open keeps its netdevs")
         time.sleep(_HANDED_BACK_POLL)
 
 
-def _is_home(link: Link, home: HomeLink) -> bool:
-    return (link.name, link.mac, link.mtu, link.up) == (home.name, home.mac, home.mtu, home.up)
+def _inspect_pod(pod: Links, vf: Vf) -> _Place | None:
+    links = pod.dump()
+    link = next((link for link in links if link.pci == vf.address), None)
+    if link is None:
+        return None
+    return _inspect(pod, link, tuple(other for other in links if other.lower == link.index))
+
+
+def _inspect(links: Links, link: Link, above: tuple[Link, ...] = ()) -> _Place | None:
+    found = links.inspect(link.index)
+    return None if found is None else _Place(links=links, link=found[0], traits=found[1], above=above)
+
+
+def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> None:
+    """Take off what would not come along, or would be in the way at home. A pod may have put on anything."""
+    links, index = found.links, found.link.index
+    if in_pod:
+        # Neither notices that its netdev leaves (vlan_device_event, macvlan_device_event of the kernel): both
+        # would go on sending through it.
+        for other in found.above:
+            if other.software is not None:
+                kernel.changes.run(links.delete, other.index, f"delete {other.name} on {found.link.name}")
+        if found.link.master is not None:      # a bond gives a netdev that leaves back its MAC and MTU: not later
+            kernel.changes.run(links.change, index, f"take {found.link.name} out of its bond or bridge", master=0)
+    for mode, number in found.traits.programs or ():
+        if home.traits.programs is not None and (mode, number) not in home.traits.programs:
+            kernel.changes.run(links.attach_program, index, mode, -1)
+    own = home.traits.altnames
+    # udev gives a netdev that comes back its predictable name as an altname, which then is in the way of the
+    # same name; and with an altname that something on the host has as its name the kernel moves no netdev.
+    surplus = [name for name in found.traits.altnames or ()
+               if name == home.name or (own is not None and name not in own)]
+    if surplus:
+        kernel.changes.run(links.delete_altnames, index, surplus)
+
+
+def _add_altnames(kernel: Kernel, host: Links, index: int, home: HomeLink) -> None:
+    """Those that the pod took away."""
+    if not home.traits.altnames:
+        return
+    found = host.inspect(home.name)
+    if found is not None and found[1].altnames is not None:
+        missing = [name for name in home.traits.altnames if name not in found[1].altnames]
+        if missing:
+            kernel.changes.run(host.add_altnames, found[0].index, missing)
+
+
+def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod."""
+    if error.errno == errno.ENOENT:          # an altname that has gone by itself
+        return True
+    other = host.find(home.name)
+    return error.errno == errno.EEXIST and (other is None or other.pci == vf.address)
 
 
 def _verify(host: Links, vf: Vf, home: HomeLink) -> Link:
-    link = host.find(home.name)
-    if link is None or not _is_home(link, home):
-        raise HostError(f"{vf} is not as it was: expected {home}, found {link}")
-    return link
+    found = host.inspect(home.name)
+    place = None if found is None else _Place(links=host, link=found[0], traits=found[1])
+    if place is None or not place.is_home(home):
+        raise HostError(f"{vf} is not as it was: expected {home}, found {found}")
+    return place.link
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from sriov.errors import Refused, SriovError
+from sriov.host.linkinfo import LinkTraits
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -46,12 +47,13 @@ class Delegation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeLink:
-    """A VF's netdev as it is at home, before any pod."""
+    """A VF's netdev as it is at home, before any pod. `traits`: all else that a pod can leave on it."""
 
     name: str
     mac: MacAddress
     mtu: int
     up: bool
+    traits: LinkTraits = field(default_factory=LinkTraits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,14 @@ class Baseline:
     link: HomeLink | None
     settings: VfSettings
     admin_mac: bool              # the PF had set the VF's MAC: it has to be set again, not only be equal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What an ADD asked for; None: to be left as it is."""
+
+    settings: VfSettings = field(default_factory=VfSettings)
+    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,7 @@ class Record:
     result: Mapping[str, Any] | None = None      # what ADD answered
     identity: int | None = None
     ipam: Delegation | None = None
+    wanted: Wanted = field(default_factory=Wanted)
 
     @property
     def attachment(self) -> tuple[str, str]:
@@ -97,7 +108,8 @@ def format_record(record: Record) -> str:
     return json.dumps({"format": _FORMAT, **_fields(record)}, default=_fields) + "\n"
 
 
-def _fields(value: Record | Owner | Delegation | Baseline | HomeLink | VfSettings) -> dict[str, Any]:
+def _fields(value: Record | Owner | Delegation | Baseline | HomeLink | LinkTraits | VfSettings | Wanted,
+            ) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
@@ -111,7 +123,7 @@ def parse_record(text: str) -> Record:
         settings = document["baseline"]["settings"]
         link = document["baseline"]["link"]
         identity, ipam = document.get("identity"), document.get("ipam")
-        mac, state = settings["mac"], settings["link_state"]
+        wanted = document.get("wanted")
         return Record(
             vf=PciAddress.parse(document["vf"]),
             pf=PciAddress.parse(document["pf"]),
@@ -120,15 +132,37 @@ def parse_record(text: str) -> Record:
             phase=Phase(document["phase"]),
             owner=Owner(**document["owner"]),
             baseline=Baseline(
-                link=None if link is None else HomeLink(**{**link, "mac": MacAddress.parse(link["mac"])}),
-                settings=VfSettings(**{**settings, "mac": None if mac is None else MacAddress.parse(mac),
-                                       "link_state": None if state is None else LinkState(state)}),
+                link=None if link is None else _parse_link(link),
+                settings=_parse_settings(settings),
                 admin_mac=bool(document["baseline"]["admin_mac"]),
             ),
             sets_mac=bool(document["sets_mac"]),
             result=document["result"],
             identity=None if identity is None else int(identity),
             ipam=None if ipam is None else Delegation(**ipam),
+            wanted=Wanted() if wanted is None else Wanted(settings=_parse_settings(wanted["settings"]),
+                                                          mtu=wanted["mtu"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SriovError(f"not a record: {error!r}") from None
+
+
+def _parse_settings(document: dict[str, Any]) -> VfSettings:
+    mac, state = document["mac"], document["link_state"]
+    return VfSettings(**{**document, "mac": None if mac is None else MacAddress.parse(mac),
+                         "link_state": None if state is None else LinkState(state)})
+
+
+def _parse_link(document: dict[str, Any]) -> HomeLink:
+    traits = document.get("traits", {})
+    altnames, broadcast, programs = (traits.get(key) for key in ("altnames", "broadcast", "programs"))
+    return HomeLink(**{
+        **document,
+        "mac": MacAddress.parse(document["mac"]),
+        "traits": LinkTraits(**{
+            **traits,
+            "altnames": None if altnames is None else tuple(map(str, altnames)),
+            "broadcast": None if broadcast is None else MacAddress.parse(broadcast),
+            "programs": None if programs is None else tuple((int(mode), int(number)) for mode, number in programs),
+        }),
+    })

@@ -5,27 +5,125 @@ Source: linux/if_link.h, linux/if_arp.h; struct ifinfomsg of linux/rtnetlink.h.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from sriov.host.nlattr import Attributes
+from sriov.host.nlattr import Attributes, attribute
 from sriov.model import Link, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
+# The flags that a user may set (__dev_change_flags, net/core/dev.c): debug, notrailers, noarp, promisc, allmulti,
+# multicast, portsel, automedia, dynamic.
+SETTABLE_FLAGS = 0x4 | 0x20 | 0x80 | 0x100 | 0x200 | 0x1000 | 0x2000 | 0x4000 | 0x8000
 _TYPE_INDEX_FLAGS, _LINK_ATTRIBUTES = 18, 32      # in a message with struct ifinfomsg, header included
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_VFINFO_LIST, _IFLA_LINK_NETNSID, _IFLA_PHYS_PORT_NAME, _IFLA_INFO_KIND = 22, 37, 38, 1
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_PARENT_DEV_NAME, _IFLA_PARENT_DEV_BUS_NAME = 52, 53, 56, 57
+_IFLA_BROADCAST, _IFLA_TXQLEN, _IFLA_LINKMODE, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_XDP = 2, 13, 17, 20, 27, 43
+_IFLA_XDP_FD, _IFLA_XDP_FLAGS = 1, 3
 _IFLA_VF_MAC, _IFLA_VF_VLAN, _IFLA_VF_SPOOFCHK, _IFLA_VF_LINK_STATE = 1, 2, 4, 5
 _IFLA_VF_RATE, _IFLA_VF_TRUST, _IFLA_VF_VLAN_LIST = 6, 9, 12
+
+_NUMBERS = {         # fields of LinkTraits that are 32 bits on the wire
+    "queue_length": _IFLA_TXQLEN, "group": _IFLA_GROUP, "gso_max_segs": 40, "gso_max_size": 41,
+    "gro_max_size": 58, "gso_ipv4_max_size": 63, "gro_ipv4_max_size": 64,
+}
+# IFLA_XDP_*_PROG_ID and the XDP_FLAGS_*_MODE that names the same place: driver, kernel, NIC.
+_XDP_MODES = {5: 1 << 2, 6: 1 << 1, 7: 1 << 3}
 
 # ARPHRD_*, as iproute2 names them; any other is its number in brackets.
 _KINDS = {
     1: "ether", 24: "ieee1394", 32: "infiniband", 512: "ppp", 768: "ipip", 769: "tunnel6", 772: "loopback",
     776: "sit", 778: "gre", 801: "ieee802.11", 823: "gre6", 824: "netlink", 0xFFFE: "none",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTraits:
+    """What else can be set on a netdev, and stays on it when it moves to another network namespace.
+
+    None: not known, or to be left as it is. Not here is what the kernel clears on the way: addresses and
+    neighbours, sysctls, qdiscs and filters, multicast and further unicast MACs, the master.
+    Source: __dev_change_net_namespace of net/core/dev.c.
+    """
+
+    altnames: tuple[str, ...] | None = None     # these two may hold any bytes: as os.fsdecode makes text of them
+    alias: str | None = None
+    flags: int | None = None                    # of SETTABLE_FLAGS
+    broadcast: MacAddress | None = None
+    mode: int | None = None                     # IF_LINK_MODE_*
+    queue_length: int | None = None
+    group: int | None = None
+    gso_max_segs: int | None = None
+    gso_max_size: int | None = None
+    gro_max_size: int | None = None
+    gso_ipv4_max_size: int | None = None
+    gro_ipv4_max_size: int | None = None
+    programs: tuple[tuple[int, int], ...] | None = None      # XDP: XDP_FLAGS_*_MODE, program id
+
+    def missing_in(self, other: LinkTraits) -> LinkTraits:
+        """What of this is otherwise in `other`; neither order nor what is not known in one of them counts."""
+        return LinkTraits(**{
+            field.name: mine for field in dataclasses.fields(self)
+            if (mine := getattr(self, field.name)) is not None
+            and (others := getattr(other, field.name)) is not None and _unordered(mine) != _unordered(others)})
+
+
+def _unordered(value: object) -> object:
+    return frozenset(value) if isinstance(value, tuple) else value
+
+
+def decode_traits(raw: bytes) -> LinkTraits:
+    (flags,) = struct.unpack_from("=I", raw, _TYPE_INDEX_FLAGS + 6)
+    found = Attributes(raw[_LINK_ATTRIBUTES:])
+    programs = Attributes(found.raw(_IFLA_XDP) or b"")
+    return LinkTraits(
+        altnames=tuple(_any_text(name) for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME),
+        alias=_any_text(found.raw(_IFLA_IFALIAS) or b""),
+        flags=flags & SETTABLE_FLAGS,
+        broadcast=found.mac(_IFLA_BROADCAST),
+        mode=found.number(_IFLA_LINKMODE, "=B"),
+        programs=tuple((mode, number) for kind, mode in _XDP_MODES.items() if (number := programs.number(kind))),
+        **{name: found.number(kind) for name, kind in _NUMBERS.items()},
+    )
+
+
+def encode_traits(changes: LinkTraits) -> bytes:
+    """The attributes of a message that sets these; flags are in its header, altnames and programs in others."""
+    parts = [attribute(kind, struct.pack("=I", value)) for name, kind in _NUMBERS.items()
+             if (value := getattr(changes, name)) is not None]
+    if changes.alias is not None:
+        parts.append(attribute(_IFLA_IFALIAS, _any_bytes(changes.alias)))      # of no length: none
+    if changes.broadcast is not None:
+        parts.append(attribute(_IFLA_BROADCAST, bytes.fromhex(changes.broadcast.replace(":", ""))))
+    if changes.mode is not None:
+        parts.append(attribute(_IFLA_LINKMODE, struct.pack("=B", changes.mode)))
+    return b"".join(parts)
+
+
+def encode_altnames(altnames: Iterable[str]) -> bytes:
+    """The attribute that names them in RTM_NEWLINKPROP and RTM_DELLINKPROP."""
+    names = (attribute(_IFLA_ALT_IFNAME, _any_bytes(name) + b"\0") for name in altnames)
+    return attribute(_IFLA_PROP_LIST, b"".join(names), nested=True)
+
+
+def encode_program(mode: int, descriptor: int) -> bytes:
+    """The attribute that attaches an XDP program, or with -1 takes off the one in that mode."""
+    places = attribute(_IFLA_XDP_FD, struct.pack("=i", descriptor))
+    places += attribute(_IFLA_XDP_FLAGS, struct.pack("=I", mode))
+    return attribute(_IFLA_XDP, places, nested=True)
+
+
+def _any_text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _any_bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def decode_link(raw: bytes) -> Link:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -21,18 +21,29 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sriov.errors import Gone, HostError
 from sriov.host import routes
-from sriov.host.linkinfo import IFF_UP, decode_link, decode_vf_settings
+from sriov.host.linkinfo import (
+    IFF_UP,
+    SETTABLE_FLAGS,
+    LinkTraits,
+    decode_link,
+    decode_traits,
+    decode_vf_settings,
+    encode_altnames,
+    encode_program,
+    encode_traits,
+)
 from sriov.host.nlattr import HEADER
 from sriov.host.nlsocket import NetlinkSocket
-from sriov.host.routes import Address, DefaultRoute
+from sriov.host.routes import Address, DefaultRoute, LinkRoute
+from sriov.host.vfinfo import encode_vf_changes
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 _RTMGRP_LINK = 1
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
-_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
-_RTM_GETNEXTHOP, _RTM_DELLINKPROP = 106, 109
+_RTM_GETNEXTHOP, _RTM_NEWLINKPROP, _RTM_DELLINKPROP = 106, 108, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
@@ -84,16 +95,23 @@ class Links:
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
         return None if raw is None else decode_link(raw)
 
+    def inspect(self, key: int | str) -> tuple[Link, LinkTraits] | None:
+        """As `find`, with all that stays on the link when it moves to another namespace."""
+        raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
+        return None if raw is None else (decode_link(raw), decode_traits(raw))
+
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
         return next((link for link in self.dump() if link.pci == address), None)
 
     def change(self, index: int, what: str, *, netns_fd: int | None = None, name: str | None = None,
-               mac: MacAddress | None = None, mtu: int | None = None, up: bool | None = None) -> None:
-        """Change link `index`, all in one message; `what` names it in errors.
+               mac: MacAddress | None = None, mtu: int | None = None, up: bool | None = None,
+               master: int | None = None, traits: LinkTraits | None = None) -> None:
+        """Change link `index`, all in one message; `what` names it in errors. `master` 0: none.
 
-        The kernel (do_setlink) takes namespace, MAC, MTU, name and flags in this order, and stops at the
-        first that fails with the earlier ones done: look again after an error.
+        Of `traits`, altnames and programs need messages of their own. The kernel (do_setlink) takes namespace,
+        MAC, MTU, group, name, alias, flags, master and the others in this order, and stops at the first that
+        fails with the earlier ones done: look again after an error.
         """
         attrs: list[tuple[str, Any]] = []
         if netns_fd is not None:
@@ -104,14 +122,37 @@ class Links:
             attrs.append(("IFLA_ADDRESS", mac))
         if mtu is not None:
             attrs.append(("IFLA_MTU", mtu))
+        if master is not None:
+            attrs.append(("IFLA_MASTER", master))
         message = _link_message(index, attrs)
         if up is not None:
             message["flags"], message["change"] = IFF_UP if up else 0, IFF_UP
-        self._socket.change(_RTM_NEWLINK, _body(message), what)
+        if traits is not None and traits.flags is not None:
+            message["flags"] |= traits.flags
+            message["change"] |= SETTABLE_FLAGS
+        extra = b"" if traits is None else encode_traits(traits)
+        self._socket.change(_RTM_NEWLINK, _body(message) + extra, what)
 
-    def delete_altname(self, index: int, altname: str) -> None:
-        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", altname)]})]
-        self._socket.change(_RTM_DELLINKPROP, _body(_link_message(index, attrs)), f"delete the altname {altname}")
+    def delete(self, index: int, what: str) -> None:
+        """Delete a link that the kernel made of something: a VLAN's, a macvlan's."""
+        self._socket.change(_RTM_DELLINK, _body(_link_message(index)), what)
+
+    def add_altnames(self, index: int, altnames: Collection[str]) -> None:
+        self._change_altnames(_RTM_NEWLINKPROP, index, altnames, "add")
+
+    def delete_altnames(self, index: int, altnames: Collection[str]) -> None:
+        self._change_altnames(_RTM_DELLINKPROP, index, altnames, "delete")
+
+    def _change_altnames(self, kind: int, index: int, altnames: Collection[str], verb: str) -> None:
+        """Stops at the first that cannot be done, with the earlier ones done."""
+        shown = ", ".join(map(ascii, altnames))
+        self._socket.change(kind, _body(_link_message(index)) + encode_altnames(altnames),
+                            f"{verb} the altnames {shown}")
+
+    def attach_program(self, index: int, mode: int, descriptor: int) -> None:
+        """Attach an XDP program in mode XDP_FLAGS_*_MODE; descriptor -1 takes off the one that is there."""
+        what = f"{'attach' if descriptor >= 0 else 'take off'} the XDP program of link {index}"
+        self._socket.change(_RTM_SETLINK, _body(_link_message(index)) + encode_program(mode, descriptor), what)
 
     # -- what a PF enforces on its VFs -----------------------------------------------------------------
 
@@ -128,22 +169,8 @@ class Links:
         The kernel (do_setvfinfo) takes MAC, VLAN, rate, spoofchk, link state, trust in this order and stops
         at the first that fails with the earlier ones done.
         """
-        attrs: list[tuple[str, dict[str, Any]]] = []
-        if changes.mac is not None:
-            attrs.append(("IFLA_VF_MAC", {"vf": vf, "mac": str(changes.mac)}))
-        if changes.vlan is not None:
-            attrs.append(("IFLA_VF_VLAN", {"vf": vf, "vlan": changes.vlan, "qos": changes.vlan_qos or 0}))
-        if changes.min_tx_rate is not None or changes.max_tx_rate is not None:
-            rates = {"min_tx_rate": changes.min_tx_rate or 0, "max_tx_rate": changes.max_tx_rate or 0}
-            attrs.append(("IFLA_VF_RATE", {"vf": vf, **rates}))
-        if changes.spoofchk is not None:
-            attrs.append(("IFLA_VF_SPOOFCHK", {"vf": vf, "spoofchk": int(changes.spoofchk)}))
-        if changes.link_state is not None:
-            attrs.append(("IFLA_VF_LINK_STATE", {"vf": vf, "link_state": int(changes.link_state)}))
-        if changes.trust is not None:
-            attrs.append(("IFLA_VF_TRUST", {"vf": vf, "trust": int(changes.trust)}))
-        nested = {"attrs": [("IFLA_VF_INFO", {"attrs": attrs})]}
-        self._socket.change(_RTM_SETLINK, _body(_link_message(pf_index, [("IFLA_VFINFO_LIST", nested)])), what)
+        body = _body(_link_message(pf_index)) + encode_vf_changes(vf, changes)
+        self._socket.change(_RTM_SETLINK, body, what)
 
     # -- addresses and routes ----------------------------------------------------------------------------
 
@@ -177,6 +204,11 @@ class Links:
         """All addresses of all links."""
         found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
         return tuple(address for raw in found if (address := routes.decode_address(raw)))
+
+    def dump_routes(self) -> tuple[LinkRoute, ...]:
+        """The routes of all tables and both IP versions that lead over links."""
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes")
+        return tuple(route for raw in found for route in routes.decode_route(raw))
 
     def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
         """The default routes of all tables and both IP versions, each with its links."""

@@ -9,6 +9,8 @@ from sriov.pci import MacAddress
 
 HEADER = struct.Struct("=IHHII")      # struct nlmsghdr: length, type, flags, sequence, port
 
+_NLA_F_NESTED = 0x8000
+
 
 class Attributes:
     """The attributes of a message or of a nested attribute, by type; the last of a repeated one counts.
@@ -54,7 +56,12 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (size + 3) & ~3
 
 
+def attribute(kind: int, value: bytes, *, nested: bool = False) -> bytes:
+    """An attribute, padded; `nested`: its value is attributes."""
+    kind |= _NLA_F_NESTED if nested else 0
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
 def text_attribute(kind: int, text: str) -> bytes:
     """An attribute that holds a C string, padded."""
-    value = text.encode() + b"\0"
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    return attribute(kind, text.encode() + b"\0")

@@ -8,7 +8,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from sriov.host.nlattr import HEADER, Attributes
 
@@ -16,7 +26,7 @@ MAIN_TABLE = 254
 
 _AF_INET, _AF_INET6 = 2, 10
 _RTN_UNICAST, _RTM_F_CLONED = 1, 0x200
-_RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _ROUTE, _ADDRESS, _NEXTHOP = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=HBBi")
@@ -43,6 +53,15 @@ class DefaultRoute:
     nexthop: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRoute:
+    """A way to somewhere over link `link`, in whatever table; a multipath route is several."""
+
+    to: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None
+    link: int
+
+
 def decode_address(raw: bytes) -> Address | None:
     """None for an address that is neither IPv4 nor IPv6."""
     family, prefix, _, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
@@ -67,18 +86,35 @@ def decode_default_route(raw: bytes) -> DefaultRoute:
     family, _, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
     found = Attributes(raw[HEADER.size + _ROUTE.size :])
     single = found.number(_RTA_OIF)
-    links = (single,) if single is not None else tuple(_multipath(found.raw(_RTA_MULTIPATH) or b""))
+    hops = _multipath(found.raw(_RTA_MULTIPATH) or b"")
+    links = (single,) if single is not None else tuple(link for link, _ in hops)
     return DefaultRoute(
         version=4 if family == _AF_INET else 6, links=links, table=found.number(_RTA_TABLE) or table,
         nexthop=None if links else found.number(_RTA_NH_ID),
     )
 
 
-def _multipath(data: bytes) -> Iterator[int]:
+def decode_route(raw: bytes) -> Iterator[LinkRoute]:
+    """The ways of a message about a route; none for one that carries no packets, or that no link is named of."""
+    family, to_bits, *_, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
+    if family not in (_AF_INET, _AF_INET6) or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
+        return
+    found = Attributes(raw[HEADER.size + _ROUTE.size :])
+    start = found.raw(_RTA_DST) or bytes(4 if family == _AF_INET else 16)
+    to = ip_network((start, to_bits))
+    single = found.number(_RTA_OIF)
+    hops = [(single, found)] if single is not None else _multipath(found.raw(_RTA_MULTIPATH) or b"")
+    for link, hop in hops:
+        gateway = hop.raw(_RTA_GATEWAY)
+        yield LinkRoute(to=to, gateway=None if gateway is None else ip_address(gateway), link=link)
+
+
+def _multipath(data: bytes) -> Iterator[tuple[int, Attributes]]:
+    """Link and attributes of each hop."""
     offset = 0
     while offset + _NEXTHOP.size <= len(data):
         length, _, _, index = _NEXTHOP.unpack_from(data, offset)
-        yield index
+        yield index, Attributes(data[offset + _NEXTHOP.size : offset + length])
         offset += max((length + 3) & ~3, _NEXTHOP.size)
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record, format_record, parse_record
+from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record, Wanted, format_record, parse_record
 from cni.store import Store
 from sriov.errors import HostError, Refused, SriovError
 from sriov.model import LinkState, VfSettings
@@ -38,6 +38,7 @@ records = st.builds(
     owner=st.builds(Owner, container_id=texts, ifname=texts, network=texts, netns=texts,
                     cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1)),
     identity=st.none() | st.integers(0, 2**64 - 1),
+    wanted=st.builds(Wanted, settings=settings, mtu=st.none() | st.integers(68, 65535)),
     ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
     baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
         HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans())))
@@ -85,7 +86,7 @@ wrong_values: st.SearchStrategy[object] = st.sampled_from(
 
 def test_a_record_without_what_came_later():
     document = json.loads(format_record(record()))
-    del document["identity"], document["ipam"], document["owner"]["file_system"]
+    del document["identity"], document["ipam"], document["wanted"], document["owner"]["file_system"]
     assert parse_record(json.dumps(document)) == record()
 
 

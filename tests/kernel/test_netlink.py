@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from sriov.errors import Gone, HostError
+from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import VfSettings
 from sriov.pci import MacAddress, PciAddress
@@ -155,13 +156,13 @@ def test_an_altname_that_is_taken_there_moves_nothing(host, pod):
 
 
 def test_a_link_under_its_own_altname(host):
-    """Why delete_altname exists: a netdev cannot be given the name that it has as an altname."""
+    """Why delete_altnames exists: a netdev cannot be given the name that it has as an altname."""
     index = host.add_veth("v0", "v1")
     host.run("link", "property", "add", "dev", "v0", "altname", "home")
     with pytest.raises(HostError) as caught:
         host.links.change(index, "rename v0", name="home")
     assert caught.value.errno == errno.EEXIST
-    host.links.delete_altname(index, "home")
+    host.links.delete_altnames(index, ["home"])
     host.links.change(index, "rename v0", name="home")
     assert (host.links.find("home").index, host.links.find("home").altnames) == (index, ())
 
@@ -176,14 +177,14 @@ def test_errors_have_errno_and_the_kernels_own_words(host):
     with pytest.raises(HostError, match="cannot set MAC: ") as caught:
         host.links.change(index, "set MAC", mac=MacAddress("01:00:5e:00:00:01"))
     assert caught.value.errno == errno.EADDRNOTAVAIL
-    with pytest.raises(HostError, match="cannot delete the altname none: ") as caught:
-        host.links.delete_altname(index, "none")
+    with pytest.raises(HostError, match="cannot delete the altnames 'none': ") as caught:
+        host.links.delete_altnames(index, ["none"])
     assert caught.value.errno == errno.ENOENT
 
 
 def test_links_that_are_gone(host):
     for call in (lambda: host.links.change(4711, "set it up", up=True),
-                 lambda: host.links.delete_altname(4711, "x"),
+                 lambda: host.links.delete_altnames(4711, ["x"]),
                  lambda: host.links.add_address(4711, ip_interface("10.0.0.1/24")),
                  lambda: host.links.add_route(4711, ip_network("10.0.0.0/8"), None),
                  lambda: host.links.set_vf(4711, 0, VfSettings(trust=True), "set trust"),
@@ -320,3 +321,58 @@ def test_events(host, source):
         listener.stdin.write("\n")
         listener.stdin.flush()
         assert listener.wait(30) == 0
+
+
+# ---- what stays on a netdev when it moves ------------------------------------------------------------------
+
+SET = ("alias gone-fishing", "promisc on", "allmulticast on", "multicast off", "arp off", "dynamic on",
+       "txqueuelen 7", "group 42", "broadcast 02:ff:ff:ff:ff:ff", "mode dormant",
+       "gso_max_size 2000 gso_max_segs 3", "gro_max_size 3000")
+
+
+@pytest.mark.parametrize("words", SET)
+def test_a_trait_stays_over_a_move_and_can_be_taken_back(host, pod, words):
+    index = host.add_veth("v0", "v1")
+    shown = witness(host, "v0")
+    _, before = host.links.inspect(index)
+    host.run("link", "set", "v0", *words.split())
+    changed = before.missing_in(host.links.inspect(index)[1])
+    assert changed != LinkTraits()
+    host.links.change(index, "move", netns_fd=pod.fd, name="net1")
+    moved, traits = pod.links.inspect("net1")
+    assert before.missing_in(traits) == changed
+    pod.links.change(moved.index, "move back", netns_fd=host.fd, name="v0", traits=changed)
+    again, traits = host.links.inspect("v0")
+    assert traits == before
+    assert without_counters(witness(host, again.name)) == without_counters(shown)
+
+
+def without_counters(shown):
+    counted = ("link_index", "operstate", "qdisc", "link_netnsid")
+    return {key: value for key, value in shown.items() if key not in counted}
+
+
+def test_altnames_of_any_bytes_come_and_go_in_one_message(host):
+    index = host.add_veth("v0", "v1")
+    names = ("short", LONG_ALTNAME, "\udcff\udcfe")
+    host.links.add_altnames(index, names)
+    assert host.links.inspect(index)[1].altnames == names
+    with pytest.raises(HostError) as caught:
+        host.links.add_altnames(index, ("more", "short"))
+    assert caught.value.errno == errno.EEXIST
+    host.links.delete_altnames(index, (*names, "more"))
+    assert host.links.inspect(index)[1].altnames == ()
+
+
+def test_a_link_leaves_its_bridge_and_what_stands_on_it_can_be_deleted(host):
+    index = host.add_veth("v0", "v1")
+    host.run("link", "add", "br0", "type", "bridge")
+    host.run("link", "set", "v0", "master", "br0")
+    host.links.change(index, "leave", master=0)
+    assert host.links.find(index).master is None
+    host.run("link", "add", "m0", "link", "v0", "type", "macvlan")
+    above = host.links.find("m0")
+    assert (above.lower, above.software) == (index, "macvlan")
+    host.links.delete(above.index, "delete m0")
+    assert host.links.find("m0") is None
+    assert host.links.inspect("m0") is None

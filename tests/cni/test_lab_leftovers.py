@@ -1,0 +1,243 @@
+"""Whatever a pod with NET_ADMIN sets on its VF's netdev, the host gets it back as it was.
+
+How each is left: by DEL, which finds the netdev in the pod; by the end of the namespace, when the kernel hands
+it to the host as it is; and by kill -9 of the agent between the way home and the removal of the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cni.netns import links_in, open_netns
+from sriov.host.linkinfo import LinkTraits
+from sriov.host.netlink import Links
+from sriov.host.sysfs import Sysfs
+from sriov.model import VirtualFunction
+from tests.support import node
+from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
+
+pytestmark = pytest.mark.lab
+
+POOLS = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+pools:
+  - resource: sriov
+    select: [{device: 10ca}]
+"""
+Vfs = list[VirtualFunction]
+MAC = "02:00:00:00:02:0%x"
+CONF = {"vlan": 5, "mac": MAC % 1, "trust": "on"}
+
+
+@pytest.fixture(scope="module")
+def vfs() -> Iterator[Vfs]:
+    """Three VFs of one PF; the first has an altname of the admin's."""
+    vfs = prepare()
+    yield vfs
+    Sysfs().write_num_vfs(vfs[0].pf, 0)
+
+
+def prepare() -> Vfs:
+    vfs = list(node.make_vfs(node.pfs()[0], 3))
+    node.run("ip", "link", "property", "add", "dev", home_name(vfs[0]), "altname", "storage-uplink")
+    node.run("udevadm", "settle")
+    return vfs
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    agent = Agent(tmp_path_factory.mktemp("node") / "agent", POOLS)
+    agent.start()
+    yield agent
+    assert agent.stop() == 0, agent.tail()
+
+
+@pytest.fixture
+def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
+    """Where the host's links differ from before the test; nowhere at its end."""
+    node.run("udevadm", "settle")
+    before = links()
+
+    def differences() -> list[str]:
+        node.run("udevadm", "settle")
+        return node.differences(before, links())
+
+    yield differences
+    changes = differences()
+    if changes:              # one test's failure must not become the next one's
+        Sysfs().write_num_vfs(vfs[0].pf, 0)
+        vfs[:] = prepare()
+    assert not changes
+
+
+def attach_program(path: str, _home: str) -> None:
+    """An XDP program that drops every packet, in the kernel's own mode."""
+    program = load_program(verdict=1)
+    try:
+        with open_netns(path) as fd, links_in(fd) as pod:
+            link = pod.find("net1")
+            assert link is not None
+            pod.attach_program(link.index, 1 << 1, program)
+    finally:
+        os.close(program)
+    assert "xdp" in in_netns(path, "ip", "link", "show", "net1").stdout
+
+
+def load_program(verdict: int) -> int:
+    """bpf(2), BPF_PROG_LOAD: `return verdict`. Source: linux/bpf.h."""
+    code = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    text, words = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("=IIQQ", 6, 2, ctypes.addressof(text), ctypes.addressof(words)) + bytes(120)
+    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    descriptor = ctypes.CDLL(None, use_errno=True).syscall(number, 5, ctypes.create_string_buffer(attributes), 144)
+    assert descriptor >= 0, os.strerror(ctypes.get_errno())
+    return int(descriptor)
+
+
+def commands(*lines: str) -> Callable[[str, str], None]:
+    """Of a pod that runs these; {home} is the VF's name on the host."""
+    def run(path: str, home: str) -> None:
+        for line in lines:
+            done = in_netns(path, *line.format(home=home, pf=node.netdev_name(node.pfs()[0])).split())
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+    return run
+
+
+def give_altname_of_no_text(path: str, _home: str) -> None:
+    with open_netns(path) as fd, links_in(fd) as pod:
+        link = pod.find("net1")
+        assert link is not None
+        pod.add_altnames(link.index, ["\udcff\udcfe"])
+
+
+LEFT: dict[str, Callable[[str, str], None]] = {
+    "name": commands("ip link set net1 down", "ip link set net1 name eth7"),
+    "name of the PF": commands("ip link set net1 down", "ip link set net1 name {pf}"),
+    "altname": commands("ip link property add dev net1 altname hello"),
+    "altname of the PF": commands("ip link property add dev net1 altname {pf}"),
+    "altname of its own at home": commands("ip link property add dev net1 altname {home}"),
+    "altname that is no text": give_altname_of_no_text,
+    "many altnames": commands(*(f"ip link property add dev net1 altname n{n}" for n in range(20))),
+    "no altnames": commands("ip link property del dev net1 altname storage-uplink"),
+    "promisc": commands("ip link set net1 promisc on"),
+    "allmulticast": commands("ip link set net1 allmulticast on"),
+    "no multicast and no ARP": commands("ip link set net1 multicast off arp off"),
+    "dynamic": commands("ip link set net1 dynamic on"),
+    "alias": commands("ip link set net1 alias gone-fishing"),
+    "queue length": commands("ip link set net1 txqueuelen 1"),
+    "qdisc": commands("tc qdisc add dev net1 root tbf rate 8kbit burst 1540 latency 50ms",
+                      "tc qdisc add dev net1 clsact"),
+    "group": commands("ip link set net1 group 42"),
+    "broadcast": commands("ip link set net1 broadcast 02:ff:ff:ff:ff:ff"),
+    "mode": commands("ip link set net1 mode dormant"),
+    "offload sizes": commands("ip link set net1 gso_max_size 2000 gso_max_segs 1 gro_max_size 3000"),
+    "sysctls": commands("sysctl -qw net.ipv6.conf.net1.disable_ipv6=1 net.ipv4.conf.net1.forwarding=1"),
+    "MAC and MTU": commands("ip link set net1 address 02:00:00:00:02:77 mtu 1300"),
+    "bond": commands("ip link add bond0 type bond", "ip link set net1 down", "ip link set net1 master bond0",
+                     "ip link set bond0 up"),
+    "bridge": commands("ip link add br0 type bridge", "ip link set net1 master br0"),
+    "VLAN and macvlan": commands("ip link add net1.7 link net1 type vlan id 7",
+                                 "ip link add m0 link net1.7 type macvlan mode bridge",
+                                 "ip link add m1 link net1 address 02:00:00:00:02:78 type macvlan mode bridge",
+                                 "ip link set net1.7 up", "ip link set m0 up", "ip link set m1 up"),
+    "XDP program": attach_program,
+    "down": commands("ip link set net1 down"),
+}
+
+
+def add(agent: Agent, vf: VirtualFunction, pod: str, container: str = "c1") -> Cni:
+    cni = Cni(agent.socket)
+    cni.add(config(vf.address, **CONF), container, pod)
+    return cni
+
+
+def home_name(vf: VirtualFunction) -> str:
+    assert vf.link is not None
+    return vf.link.name
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_del_takes_it_off(agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]], left: str) -> None:
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        LEFT[left](pod, home_name(vfs[0]))
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not unchanged()
+        with netns() as following:        # as good as new for the next pod
+            add(agent, vfs[0], following, "c2")
+            traits = inspect(following)
+            cni.delete(config(vfs[0].address), "c2", following)
+        assert (traits.programs, traits.alias, traits.altnames) == ((), "", ("storage-uplink",))
+        assert [link["ifname"] for link in ip("-n", Path(pod).name, "link", "show")
+                if link.get("linkinfo", {}).get("info_kind") in ("vlan", "macvlan")] == []
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_the_namespaces_end_leaves_it_and_repair_takes_it_off(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]], left: str) -> None:
+    with netns() as pod:
+        add(agent, vfs[0], pod)
+        LEFT[left](pod, home_name(vfs[0]))
+    wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
+
+
+def inspect(pod: str) -> LinkTraits:
+    with open_netns(pod) as fd, links_in(fd) as inside:
+        found = inside.inspect("net1")
+        assert found is not None
+        return found[1]
+
+
+def test_an_altname_that_is_another_vfs_name_at_home(agent: Agent, vfs: Vfs,
+                                                     unchanged: Callable[[], list[str]]) -> None:
+    """While the other VF is away its name is free on the host, and a dead pod's altname takes it."""
+    with netns() as pod, netns() as other:
+        cni = add(agent, vfs[0], pod)
+        add(agent, vfs[1], other, "c2")
+        assert in_netns(pod, "ip", "link", "property", "add", "dev", "net1", "altname",
+                        home_name(vfs[1])).returncode == 0
+        cni.delete(config(vfs[0].address), "c1", pod)
+        cni.delete(config(vfs[1].address), "c2", other)
+    assert not unchanged()
+    with netns() as pod, netns() as other:
+        add(agent, vfs[0], pod)
+        add(agent, vfs[1], other, "c2")
+        in_netns(pod, "ip", "link", "property", "add", "dev", "net1", "altname", home_name(vfs[1]))
+        agent.stop(signal.SIGKILL)        # nobody repairs what comes back now
+        node.run("ip", "netns", "del", Path(pod).name)
+        wait_for("the kernel to hand it back", lambda: Sysfs().find_netdev(vfs[0].address))
+        with Links.open() as host:
+            taken = host.find(home_name(vfs[1]))
+        assert taken is not None
+        assert taken.pci == vfs[0].address
+        agent.start()
+        cni.delete(config(vfs[1].address), "c2", other)
+        wait_for("no record", lambda: not agent.records(), 20)
+
+
+def test_a_pod_that_fights_for_its_altname(agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    """It puts the name of the PF on its netdev again and again while a DEL takes that home."""
+    pf = node.netdev_name(node.pfs()[0])
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        script = f"while :; do ip link property add dev net1 altname {pf} 2>/dev/null; done"
+        with subprocess.Popen(["ip", "netns", "exec", Path(pod).name, "sh", "-c", script]) as fighter:
+            try:
+                with contextlib.suppress(CniFailed):      # it won for now: the agent goes on
+                    cni.delete(config(vfs[0].address), "c1", pod)
+            finally:
+                fighter.kill()
+        wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
