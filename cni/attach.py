@@ -1,4 +1,4 @@
-"""ADD and DEL: a VF into a pod's network namespace and home again, whatever happens between.
+"""The attachments of a node, and ADD: a VF into a pod's network namespace.
 
 The order is record, IPAM, change, verify, done. What was done is undone when a later step fails or the
 caller goes away.
@@ -9,104 +9,124 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from cni.allocation import Allocated, check_allocation
 from cni.away import Pod, check_way, configure, find_usable_link, take_away
+from cni.check import check_attachment
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
+from cni.detach import Detacher
+from cni.gc import collect_garbage
 from cni.home import look_at_home
-from cni.ipam import ipam_add, ipam_delete, remember_ipam
+from cni.invocation import Invocation
+from cni.ipam import ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
-from cni.netconf import NetConf, find_ipam, parse_netconf
+from cni.netconf import NetConf, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
-from cni.protocol import Addresses, CniError, Code, Command, Interface, Request, format_result
-from cni.record import Baseline, Owner, Phase, Record
+from cni.protocol import CniError, Code, Command, Request
+from cni.record import Baseline, Owner, Phase, Record, Wanted
 from cni.repair import Repair
+from cni.result import Addresses, Interface, find_previous, format_result, join_results
+from cni.status import check_status
 from cni.steps import MacOrder
 from cni.store import Store
-from sriov.errors import HostError, Refused, SriovError
+from cni.takeover import Forerunner
+from sriov.errors import Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
-BUDGET = 50.0            # seconds for one call; the executable waits 60
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
-    """One request with what came beside it. `netns_fd`: None where CNI_NETNS does not open."""
-
-    request: Request
-    netns_fd: int | None
-    gone: Callable[[], bool]          # the caller has hung up
-    deadline: float                   # time.monotonic()
-
-    def check(self) -> None:
-        """Refuse to go on for nobody, or for longer than the caller waits."""
-        if self.gone():
-            raise CniError(Code.TRY_AGAIN_LATER, "the caller went away: undoing what was done")
-        if self.remaining <= 0:
-            raise CniError(Code.TRY_AGAIN_LATER, f"not done within {BUDGET:.0f} s: undoing what was done")
-
-    @property
-    def remaining(self) -> float:
-        return self.deadline - time.monotonic()
+UNDO_BUDGET = 8.0        # seconds for the IPAM DEL of an undo: BUDGET may be used up, the executable still waits
 
 
 class Attachments:
     """Owner of the attachments of this node; its methods may be called from any number of threads.
 
-    `repair` brings home what no DEL will come for.
+    `repair` brings home what no DEL will come for. `allocated`: whom the kubelet gave a VF; None: every caller
+    may name every VF. `forerunner`: what sriov-cni attached on this node before.
     """
 
-    def __init__(self, kernel: Kernel, store: Store) -> None:
+    def __init__(self, kernel: Kernel, store: Store, *, allocated: Allocated | None = None,
+                 forerunner: Forerunner | None = None) -> None:
         self._kernel = kernel
         self._store = store
+        self._allocated = allocated
         self._custody = Custody(kernel, store)
+        self._detacher = Detacher(self._custody, store, forerunner or Forerunner(kernel))
         self.repair = Repair(self._custody, store)
 
     def handle(self, call: Invocation) -> Mapping[str, Any] | None:
-        """Carry out ADD or DEL; the result document of an ADD, None for a DEL."""
-        request = call.request
-        with self._custody.hold_attachment(request.attachment, call.deadline):
-            if request.command is Command.ADD:
+        """Carry out the call; the result document of an ADD, None for the other verbs."""
+        match call.request.command:
+            case Command.GC:
+                collect_garbage(self._detacher, self._store, call)
+            case Command.STATUS:
+                check_status(self._kernel, self._store, call)
+            case _:
+                with self._custody.hold_attachment(call.request.attachment, call.deadline):
+                    return self._handle_one(call)
+        return None
+
+    def _handle_one(self, call: Invocation) -> Mapping[str, Any] | None:
+        match call.request.command:
+            case Command.ADD:
                 return self._add(call)
-            self._delete(call)
-            return None
+            case Command.CHECK:
+                check_attachment(self._kernel, self._custody, self._store, call)
+            case Command.DEL:
+                self._detacher.delete(call)
+        return None
 
     def holds(self, vf: PciAddress) -> bool:
         """Whether this VF is in a pod, or on its way."""
         record = self._store.find(vf)
         return record is not None and not self._custody.is_outdated(record)
 
-    # -- ADD ---------------------------------------------------------------------------------------------
-
     def _add(self, call: Invocation) -> Mapping[str, Any]:
-        conf = parse_netconf(call.request.config, call.request.args)
+        request = call.request
+        conf = parse_netconf(request.config, request.args)
+        previous = find_previous(request.config, request.version)
         for warning in conf.warnings:
             log.warning("network %s: %s", conf.network, warning)
-        known = self._store.find_attachment(call.request.attachment)
-        if known is not None and known.vf != conf.device:
-            self._take_back(known)
-        elif known is not None and known.result is not None and self._custody.find_loss(known) is None:
-            return known.result
         if call.netns_fd is None or not is_netns(call.netns_fd):
-            raise CniError(Code.INVALID_ENVIRONMENT,
-                           f"CNI_NETNS: {call.request.netns} is not a network namespace")
+            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS: {request.netns} is not a network namespace")
+        known = self._store.find_attachment(request.attachment)
+        if known is not None:
+            result = self._repeat(known, conf, call)
+            if result is not None:
+                return result
+        if self._allocated is not None:
+            check_allocation(self._allocated, request.args, conf.device)
+        self._detacher.clear(conf.device, call.deadline)
         with ExitStack() as stack:
             self._custody.claim(stack, conf.device, call.deadline, call.check)
             # Done later, what an earlier ADD of this attachment owes would take the new one's addresses.
-            self._custody.pay(call.request.attachment, max(call.remaining, 1.0))
+            self._custody.pay(request.attachment, call.timeout)
             call.check()
             pod = stack.enter_context(links_in(call.netns_fd))
             host = stack.enter_context(Links.open())
             if pod.cookie == host.cookie:
-                raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS: {call.request.netns} is the host's own")
-            return self._attach(call, conf, host, pod)
+                raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS: {request.netns} is the host's own")
+            return self._attach(call, conf, previous, host, pod)
+
+    def _repeat(self, known: Record, conf: NetConf, call: Invocation) -> Mapping[str, Any] | None:
+        """The recorded result where an ADD asks again for what it has; None where it may begin anew."""
+        request = call.request
+        assert call.netns_fd is not None
+        lost = self._custody.find_loss(known)
+        same = (known.vf == conf.device and known.owner.network == conf.network and known.wanted == _wanted(conf)
+                and known.result is not None and known.result.get("cniVersion") == request.version)
+        if same and lost is None:
+            with links_in(call.netns_fd) as pod:
+                if pod.cookie == known.owner.cookie:
+                    return known.result
+        if not same or lost is None:
+            self._take_back(known)
+        return None
 
     def _take_back(self, record: Record) -> None:
         """Bring the VF of an attachment's earlier, broken ADD home; refuse where that one was finished."""
@@ -119,7 +139,8 @@ class Attachments:
                 raise Refused(f"the container has VF {record.vf} as {record.owner.ifname} already",
                               hint="DEL comes before the next ADD of an interface")
 
-    def _attach(self, call: Invocation, conf: NetConf, host: Links, pod_links: Links) -> Mapping[str, Any]:
+    def _attach(self, call: Invocation, conf: NetConf, previous: Mapping[str, Any] | None, host: Links,
+                pod_links: Links) -> Mapping[str, Any]:
         kernel, request = self._kernel, call.request
         vf = kernel.locate(conf.device)
         assert call.netns_fd is not None
@@ -137,7 +158,8 @@ class Attachments:
             inside = take_away(kernel, host, vf, link, conf, record.baseline.settings, pod, call.check)
             if inside is not None:
                 configure(kernel, pod, inside, addresses)
-            result = format_result(_interface(request, conf, vf, inside, record), addresses, request.version)
+            own = format_result(_interface(request, conf, vf, inside, record), addresses, request.version)
+            result = join_results(previous, own)
             call.check()
             self._store.write(record.attached(result))
         except BaseException as error:
@@ -149,14 +171,14 @@ class Attachments:
     def _ask_ipam(self, conf: NetConf, call: Invocation) -> Addresses:
         if conf.ipam is None:
             return Addresses()
-        addresses = ipam_add(conf.ipam, call.request, max(call.remaining, 1.0))
+        addresses = ipam_add(conf.ipam, call.request, call.timeout)
         self._kernel.trace("ipam")
         return addresses
 
     def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException, *,
               given: bool) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
-        free = partial(self._free, conf.ipam, call.request, BUDGET)
+        free = partial(self._detacher.free, conf.ipam, call.request, UNDO_BUDGET)
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
         kept = free if given else partial(_try, free, error)
         _try(partial(self._custody.release, record, call.netns_fd, time.monotonic() + HANDED_BACK, kept), error)
@@ -178,42 +200,12 @@ class Attachments:
             vf=vf.address, pf=vf.pf, index=vf.index, identity=kernel.identity(vf.address), boot_id=kernel.boot_id,
             phase=Phase.ATTACHING, owner=owner, sets_mac=conf.mac is not None,
             baseline=Baseline(link=home, settings=settings, admin_mac=marked),
-            ipam=None if conf.ipam is None else remember_ipam(conf.ipam, request),
+            ipam=None if conf.ipam is None else remember_ipam(conf.ipam, request), wanted=_wanted(conf),
         )
 
-    # -- DEL ---------------------------------------------------------------------------------------------
 
-    def _delete(self, call: Invocation) -> None:
-        ipam = find_ipam(call.request.config)
-        free = partial(self._free, ipam, call.request, max(call.remaining, 1.0))
-        record = self._store.find_attachment(call.request.attachment)
-        if record is not None:
-            with self._custody.hold(record.vf, call.deadline):
-                # While this waited, a repair or the VF's next ADD may have brought it home.
-                left = self._store.find(record.vf)
-                if left is not None and left.attachment == record.attachment:
-                    if left.ipam is not None and left.ipam.plugin != ipam:      # the network was changed since ADD
-                        left = self._store.owe(left)
-                    self._release(left, call, free)
-                    return
-        free()
-
-    def _release(self, record: Record, call: Invocation, free: Callable[[], None]) -> None:
-        try:
-            self._custody.release(record, call.netns_fd, time.monotonic() + HANDED_BACK, free)
-        except SriovError:
-            left = self._store.find(record.vf)
-            if left is not None:
-                with suppress(HostError):  # a full disk: if the DEL does not come again, the netns's end will do
-                    self._store.write(left.detaching())
-            raise
-
-    def _free(self, ipam: str | None, request: Request, timeout: float) -> None:
-        if ipam is not None:
-            ipam_delete(ipam, request, timeout)
-            owed = self._store.find_owed(request.attachment)
-            if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
-                self._store.forget_owed(request.attachment)      # another plugin's is done by repair
+def _wanted(conf: NetConf) -> Wanted:
+    return Wanted(settings=conf.settings, mtu=conf.mtu)
 
 
 def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, record: Record) -> Interface:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf
-from cni.protocol import Addresses
+from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
 from sriov.host.netlink import Links

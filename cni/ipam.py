@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from cni.protocol import Addresses, CniError, Code, Command, Request, parse_addresses
+from cni.protocol import CniError, Code, Command, Request
 from cni.record import Delegation
+from cni.result import Addresses, parse_addresses
 
 _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
@@ -36,6 +37,11 @@ def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
 def ipam_delete(plugin: str, request: Request, timeout: float) -> None:
     """Give the attachment's addresses back; plugins answer success where there are none."""
     _run(plugin, Command.DEL, request.environment, request.stdin, timeout)
+
+
+def ipam_forward(plugin: str, request: Request, timeout: float) -> None:
+    """Hand a CHECK, GC or STATUS on; raise CniError with the plugin's own code and words."""
+    _run(plugin, request.command, request.environment, request.stdin, timeout)
 
 
 def ipam_release(ipam: Delegation, timeout: float) -> None:

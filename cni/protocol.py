@@ -1,4 +1,4 @@
-"""The CNI protocol as values: request, result, error, and what differs between spec versions.
+"""The CNI protocol as values: requests and errors. Results are in `result`.
 
 Source: CNI specification 1.1.0 and its predecessors; error order and version rules as the Go `skel` and
 `types` packages have them, since runtimes are built on those.
@@ -11,26 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-    ip_address,
-    ip_interface,
-    ip_network,
-)
 from typing import Any
 
 from cni.grammar import IFNAME_BYTES, is_ifname
 from sriov.errors import Gone, HostError, InputError, Refused, SriovError
-from sriov.pci import MacAddress, PciAddress
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-_IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no interfaces
-_VERSIONED_IPS = ("0.3.0", "0.3.1", "0.4.0")       # ips[].version; interfaces without mtu and pciID
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fit through the agent's socket
@@ -39,14 +25,18 @@ _SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fi
 class Command(StrEnum):
     ADD = "ADD"
     DEL = "DEL"
+    CHECK = "CHECK"
+    GC = "GC"
+    STATUS = "STATUS"
     VERSION = "VERSION"
 
 
 _REQUIRED = {
     Command.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     Command.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
-    Command.VERSION: (),
+    Command.CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
 }
+_SINCE = {Command.CHECK: "0.4.0", Command.GC: "1.1.0", Command.STATUS: "1.1.0"}     # others: from the first
 
 
 class Code(IntEnum):
@@ -57,10 +47,13 @@ class Code(IntEnum):
     DECODING_FAILURE = 6
     INVALID_CONFIG = 7
     TRY_AGAIN_LATER = 11
+    UNAVAILABLE = 50           # of STATUS: no ADD can be served
+    LIMITED = 51               # of STATUS: and what is attached may not work either
     HOST_REFUSED = 100         # the kernel or the driver said no; msg has its errno
     REFUSED = 101              # it would take something away from another pod
     GONE = 102                 # device, link or namespace is not there
     FAILED = 103
+    DIFFERS = 104              # CHECK: an attachment is not as its ADD made it
 
 
 class CniError(SriovError):
@@ -112,7 +105,10 @@ def _shorten(text: str, limit: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of the runtime. `config` is the decoded network configuration, `stdin` its bytes as they came."""
+    """One call of the runtime. `config` is the decoded network configuration, `stdin` its bytes as they came.
+
+    GC, STATUS and VERSION are about no container.
+    """
 
     command: Command
     container_id: str = ""
@@ -142,7 +138,7 @@ def parse_request(environment: Mapping[str, str], stdin: bytes) -> Request:
         raise CniError(Code.INVALID_ENVIRONMENT,
                        f"CNI_COMMAND: expected one of {', '.join(Command)}, got {show(raw)}")
     command = Command(raw)
-    missing = [key for key in _REQUIRED[command] if not environment.get(key)]
+    missing = [key for key in _REQUIRED.get(command, ()) if not environment.get(key)]
     if missing:
         raise CniError(Code.INVALID_ENVIRONMENT, f"{command} needs {', '.join(missing)}: not set")
     if command is Command.VERSION:
@@ -150,13 +146,16 @@ def parse_request(environment: Mapping[str, str], stdin: bytes) -> Request:
                        config={}, stdin=stdin)
     config = parse_config(stdin)
     network = config.get("name", "")
-    _check_names(environment, network)
+    _check_names(command, environment, network)
     version = config.get("cniVersion")
     if version is None or version == "":
         version = "0.1.0"
     if version not in VERSIONS:
         raise CniError(Code.INCOMPATIBLE_VERSION, f"cniVersion: {show(version)} is not supported "
                        f"(supported: {', '.join(VERSIONS)})")
+    if VERSIONS.index(version) < VERSIONS.index(_SINCE.get(command, VERSIONS[0])):
+        raise CniError(Code.INCOMPATIBLE_VERSION, f"cniVersion: {version} has no {command}, which came with "
+                       f"{_SINCE[command]}")
     return Request(
         command=command,
         container_id=environment.get("CNI_CONTAINERID", ""),
@@ -200,133 +199,15 @@ def parse_args(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _check_names(environment: Mapping[str, str], network: object) -> None:
-    container_id, ifname = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
-    if _NAME.fullmatch(container_id) is None:
+def _check_names(command: Command, environment: Mapping[str, str], network: object) -> None:
+    container_id, ifname = environment.get("CNI_CONTAINERID", ""), environment.get("CNI_IFNAME", "")
+    of_a_container = command in _REQUIRED
+    if of_a_container and _NAME.fullmatch(container_id) is None:
         raise CniError(Code.INVALID_ENVIRONMENT, "CNI_CONTAINERID: expected letters, digits, dots, "
                        f"dashes and underscores, got {show(container_id)}")
-    if not is_ifname(ifname):
+    if of_a_container and not is_ifname(ifname):
         raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: expected 1 to {IFNAME_BYTES} bytes of UTF-8 "
                        f"without slash, colon or white space, got {show(ifname)}")
     if not isinstance(network, str) or _NAME.fullmatch(network) is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: name: expected letters, digits, dots, "
                        f"dashes and underscores, got {show(network)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interface:
-    name: str
-    mac: MacAddress | None
-    mtu: int | None
-    sandbox: str
-    pci: PciAddress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ip:
-    address: IPv4Interface | IPv6Interface
-    gateway: IPv4Address | IPv6Address | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    to: IPv4Network | IPv6Network
-    gateway: IPv4Address | IPv6Address | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addresses:
-    """What IPAM gave out. `dns` is handed on as it came."""
-
-    ips: tuple[Ip, ...] = ()
-    routes: tuple[Route, ...] = ()
-    dns: Mapping[str, Any] | None = None
-
-
-def parse_addresses(document: Mapping[str, Any], who: str) -> Addresses:
-    """Read an IPAM plugin's result, in any version's form; `who` names the plugin in errors."""
-    try:
-        if "ip4" in document or "ip6" in document:
-            families = [document[key] for key in ("ip4", "ip6") if document.get(key)]
-            ips = [{"address": family["ip"], "gateway": family.get("gateway")} for family in families]
-            routes = [route for family in families for route in family.get("routes") or ()]
-        else:
-            ips, routes = document.get("ips") or [], document.get("routes") or []
-        dns = document.get("dns") or None
-        if dns is not None and not isinstance(dns, dict):
-            raise TypeError(f"dns: expected an object, got {show(dns)}")
-        return Addresses(ips=tuple(map(_ip, ips)), routes=tuple(map(_route, routes)), dns=dns)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CniError(Code.FAILED, f"IPAM plugin {who}: its result cannot be read: {error!r}") from None
-
-
-def _ip(document: Mapping[str, Any]) -> Ip:
-    address = ip_interface(_prefix(document["address"]))
-    return Ip(address=address, gateway=_gateway(document.get("gateway"), address.version))
-
-
-_ROUTE_EXTRAS = ("table", "priority", "scope", "mtu", "advmss")
-
-
-def _route(document: Mapping[str, Any]) -> Route:
-    extras = [key for key in _ROUTE_EXTRAS if document.get(key)]
-    if extras:
-        raise ValueError(f"routes with {', '.join(extras)} are not supported so far")
-    to = ip_network(_prefix(document["dst"]), strict=False)
-    return Route(to=to, gateway=_gateway(document.get("gw"), to.version))
-
-
-def _prefix(text: object) -> str:
-    """ipaddress takes integers, bare addresses and zones too; a result has none of these."""
-    if not isinstance(text, str) or "/" not in text or "%" in text:
-        raise ValueError(f"expected an address with its prefix length, got {show(text)}")
-    return text
-
-
-def _gateway(text: object, version: int) -> IPv4Address | IPv6Address | None:
-    if text is None or text == "":
-        return None
-    gateway = ip_address(text) if isinstance(text, str) and "%" not in text else None
-    if gateway is None or gateway.version != version:
-        raise ValueError(f"expected a gateway of IPv{version}, got {show(text)}")
-    return gateway
-
-
-def format_result(interface: Interface, addresses: Addresses, version: str) -> dict[str, Any]:
-    """The result document in the request's version."""
-    dns = dict(addresses.dns or {})
-    if version in _IP4_IP6_RESULT:
-        return {"cniVersion": version, **_families(addresses), "dns": dns}
-    shown: dict[str, Any] = {"name": interface.name, "sandbox": interface.sandbox}
-    if interface.mac is not None:
-        shown["mac"] = str(interface.mac)
-    if version not in _VERSIONED_IPS:
-        shown |= {"mtu": interface.mtu} if interface.mtu else {}
-        shown["pciID"] = str(interface.pci)
-    ips = [{**({"version": str(ip.address.version)} if version in _VERSIONED_IPS else {}),
-            "interface": 0, "address": str(ip.address), **_optional("gateway", ip.gateway)}
-           for ip in addresses.ips]
-    document: dict[str, Any] = {"cniVersion": version, "interfaces": [shown], "ips": ips,
-                                "routes": _routes(addresses.routes)}
-    if dns or version in _VERSIONED_IPS:
-        document["dns"] = dns
-    return document
-
-
-def _families(addresses: Addresses) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    for number in (4, 6):
-        ip = next((ip for ip in addresses.ips if ip.address.version == number), None)
-        if ip is not None:
-            routes = [route for route in addresses.routes if route.to.version == number]
-            document[f"ip{number}"] = {"ip": str(ip.address), **_optional("gateway", ip.gateway),
-                                       "routes": _routes(routes)}
-    return document
-
-
-def _routes(routes: tuple[Route, ...] | list[Route]) -> list[dict[str, str]]:
-    return [{"dst": str(route.to), **_optional("gw", route.gateway)} for route in routes]
-
-
-def _optional(key: str, value: object) -> dict[str, str]:
-    return {} if value is None else {key: str(value)}

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cni.attach import BUDGET, Attachments, Invocation
+from cni.attach import Attachments
+from cni.invocation import BUDGET, Invocation
 from cni.protocol import VERSIONS, Command, format_error, parse_config, parse_request
 from cni.wire import Answer
 from sriov.errors import SriovError
@@ -38,7 +39,9 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
     except Exception as error:      # a bug of ours must reach the runtime as an error document, not as silence
         log.exception("%s: failed", shown)
         return fail(SriovError(f"internal error: {error!r}"), stdin)
-    log.info("%s: done in %.0f ms", shown, 1000 * (time.monotonic() - started))
+    # A runtime asks for the STATUS every few seconds.
+    level = logging.DEBUG if request.command is Command.STATUS else logging.INFO
+    log.log(level, "%s: done in %.0f ms", shown, 1000 * (time.monotonic() - started))
     return _answer(0, result)
 
 

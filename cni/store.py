@@ -20,6 +20,8 @@ from sriov.pci import PciAddress
 
 Attachment = tuple[str, str]     # container id, interface
 
+_PROBE_BYTES = 4096      # more than a record without IPAM has
+
 
 class Store:
     """The records of a node. Threads may share it; processes may not: see `open`.
@@ -81,6 +83,10 @@ class Store:
         """Remove this record; nothing to do where the VF has another one, or none."""
         self._vfs.delete(record)
 
+    def check_writable(self) -> None:
+        """Raise HostError where a record could not be written now: a full disk, one that is read-only."""
+        self._vfs.check_writable()
+
     # -- IPAM ----------------------------------------------------------------------------------------------
 
     @property
@@ -128,16 +134,21 @@ class _Folder:
         path = self._file(record)
         draft = path.with_suffix(".new")
         try:
-            with draft.open("w") as file:
-                file.write(format_record(record))
-                file.flush()
-                os.fsync(file.fileno())
+            _write_through(draft, format_record(record))
             draft.replace(path)
             self._sync()
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from error
         with self._guard:
             self._records[self._name(record)] = record
+
+    def check_writable(self) -> None:
+        probe = self._path / "probe.new"
+        try:
+            _write_through(probe, " " * _PROBE_BYTES)
+            probe.unlink()
+        except OSError as error:
+            raise HostError(f"cannot write records in {self._path}", errno=error.errno or 0) from error
 
     def delete(self, record: Record) -> None:
         if self.find(self._name(record)) != record:
@@ -180,6 +191,13 @@ class _Folder:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _write_through(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _attachment_name(record: Record) -> str:

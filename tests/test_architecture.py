@@ -36,7 +36,8 @@ PURE = (
     *(f"sriov.views.{name}" for name in (
         "tables", "exports", "report", "drawing", "plantext", "explanation", "stories")),
     *(f"cni.{name}" for name in (
-        "protocol", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields", "grammar")),
+        "protocol", "result", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields",
+        "grammar")),
     "deviceplugin.allocation",
     *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )

@@ -17,42 +17,19 @@ from typing import Any
 import pytest
 
 from cni import repair
-from cni.attach import Attachments, Invocation
+from cni.attach import Attachments
 from cni.custody import Custody, Loss
+from cni.invocation import Invocation
 from cni.ipam import ipam_add, ipam_delete, ipam_release, remember_ipam
 from cni.kernel import Kernel
-from cni.protocol import CniError, Command, Ip, Request
-from cni.record import Phase
+from cni.protocol import CniError, Command
 from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
+from cni.result import Ip
 from cni.store import Store
 from sriov.errors import HostError
-from tests.cni.test_protocol import ADDRESSES, GOLDEN
 from tests.cni.test_record import record
+from tests.cni.test_result import ADDRESSES, GOLDEN
 from tests.support.node import wait_for
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    """Writes the plugin `fake`, a script with this body; returns its path."""
-    def write(body, interpreter=sys.executable, mode=0o755, name="fake"):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!{interpreter}\n{body}\n")
-        path.chmod(mode)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def request_of(tmp_path):
-    def make(command=Command.ADD, stdin=b'{"name": "net"}', **env):
-        environment = {"CNI_COMMAND": command.value, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/x",
-                       "CNI_IFNAME": "net1", "CNI_PATH": f"{tmp_path}/none::{tmp_path}/bin", **env}
-        return Request(command=command, container_id="c1", ifname="net1", netns="/x", args={}, version="1.0.0",
-                       environment=environment, config={}, stdin=stdin)
-
-    return make
 
 
 def refusal(call, *args):
@@ -213,32 +190,6 @@ def opened(state):
         yield store
     finally:
         store.close()
-
-
-@pytest.fixture
-def counted(plugin, tmp_path):
-    """Writes a plugin that notes the container of each DEL that it did, after so many seconds; or fails."""
-    def write(seconds=0.0, status=0):
-        plugin(f"import os, sys, time\ntime.sleep({seconds})\n"
-               f"{status} or print(os.environ['CNI_CONTAINERID'], file=open({str(tmp_path / 'done')!r}, 'a'))\n"
-               f"sys.exit({status})")
-
-    return write
-
-
-@pytest.fixture
-def done(tmp_path):
-    return lambda: (tmp_path / "done").read_text().split() if (tmp_path / "done").exists() else []
-
-
-@pytest.fixture
-def lost(request_of):
-    """A record of the boot before, with IPAM."""
-    def make(container="c1", **changes):
-        delegation = remember_ipam("fake", request_of(CNI_CONTAINERID=container))
-        return record(container=container, phase=Phase.ATTACHED, ipam=delegation, **changes)
-
-    return make
 
 
 def errors(caplog):

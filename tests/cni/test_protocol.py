@@ -1,7 +1,6 @@
-"""CNI requests, results and errors: golden documents of every version, and no input that is not answered."""
+"""CNI requests and errors: what each verb needs, in which order it is checked, and no input without an answer."""
 
 import json
-from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import given
@@ -9,23 +8,16 @@ from hypothesis import strategies as st
 
 from cni.protocol import (
     VERSIONS,
-    Addresses,
     CniError,
     Code,
     Command,
-    Interface,
-    Ip,
     Request,
-    Route,
     error_code,
     format_error,
-    format_result,
-    parse_addresses,
     parse_args,
     parse_request,
 )
 from sriov.errors import Gone, HostError, InputError, Refused, SriovError
-from sriov.pci import MacAddress, PciAddress
 
 ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "net1"}
 CONFIG = {"cniVersion": "1.0.0", "name": "net", "type": "vfpool"}
@@ -61,14 +53,34 @@ def test_del_needs_no_netns_and_reads_no_args():
     assert (made.command, made.netns, made.args, made.attachment) == (Command.DEL, "", {}, ("c1", "net1"))
 
 
-@pytest.mark.parametrize("value", [None, "", "add", "CHECK", "ADD "])
+@pytest.mark.parametrize("value", [None, "", "add", "UPDATE", "ADD "])
 def test_command(value):
     assert refusal(request, CNI_COMMAND=value) == (
-        4, f"CNI_COMMAND: expected one of ADD, DEL, VERSION, got {value or ''!r}")
+        4, f"CNI_COMMAND: expected one of ADD, DEL, CHECK, GC, STATUS, VERSION, got {value or ''!r}")
+
+
+@pytest.mark.parametrize("command", ["GC", "STATUS"])
+def test_verbs_of_no_container(command):
+    config = {**CONFIG, "cniVersion": "1.1.0"}
+    made = request(config, CNI_COMMAND=command, CNI_CONTAINERID=None, CNI_NETNS=None, CNI_IFNAME=None)
+    assert (made.command, made.network, made.container_id) == (Command(command), "net", "")
+    assert refusal(request, {**config, "name": "a/b"}, CNI_COMMAND=command)[0] == 7
+
+
+@pytest.mark.parametrize(("command", "first"), [("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")])
+def test_verbs_that_came_later(command, first):
+    for version in VERSIONS:
+        config = {**CONFIG, "cniVersion": version}
+        if VERSIONS.index(version) < VERSIONS.index(first):
+            assert refusal(request, config, CNI_COMMAND=command) == (
+                1, f"cniVersion: {version} has no {command}, which came with {first}")
+        else:
+            assert request(config, CNI_COMMAND=command).command == command
 
 
 @pytest.mark.parametrize(("command", "missing"), [
-    ("ADD", ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]), ("DEL", ["CNI_CONTAINERID", "CNI_IFNAME"])])
+    ("ADD", ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]), ("DEL", ["CNI_CONTAINERID", "CNI_IFNAME"]),
+    ("CHECK", ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])])
 def test_all_missing_variables_are_named_at_once(command, missing):
     for absent in (None, ""):
         everything = dict.fromkeys(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"), absent)
@@ -199,7 +211,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8)
 environments = st.dictionaries(
     st.sampled_from([*ENV, "CNI_ARGS", "CNI_PATH"]),
-    st.sampled_from([*ENV.values(), "DEL", "VERSION", "MAC=1", ""]) | texts)
+    st.sampled_from([*ENV.values(), "DEL", "CHECK", "GC", "STATUS", "VERSION", "MAC=1", ""]) | texts)
 configs = st.fixed_dictionaries({}, optional={
     "cniVersion": st.sampled_from(VERSIONS) | json_values, "name": st.just("net") | json_values,
     "ipam": json_values, "runtimeConfig": json_values, "type": json_values})
@@ -233,118 +245,6 @@ def test_no_depth_of_nesting_is_too_much(key):
         config = {**CONFIG, key: "VALUE"}
         stdin = json.dumps(config).replace('"VALUE"', "[" * depth + "]" * depth).encode()
         outcome(parse_request, ENV, stdin)
-
-
-# ---- results --------------------------------------------------------------------------------------------
-
-INTERFACE = Interface(name="net1", mac=MacAddress("02:00:00:00:00:01"), mtu=9000, sandbox="/run/netns/c1",
-                      pci=PciAddress("0000:3b:02.1"))
-ADDRESSES = Addresses(
-    ips=(Ip(address=ip_interface("10.1.0.5/24"), gateway=ip_address("10.1.0.1")),
-         Ip(address=ip_interface("fd00::5/64")),
-         Ip(address=ip_interface("10.2.0.5/24"))),
-    routes=(Route(to=ip_network("0.0.0.0/0"), gateway=ip_address("10.1.0.1")), Route(to=ip_network("fd01::/64"))),
-    dns={"nameservers": ["10.1.0.53"], "search": ["example.com"]},
-)
-ROUTES = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "fd01::/64"}]
-DNS = {"nameservers": ["10.1.0.53"], "search": ["example.com"]}
-OLDEST = {
-    "ip4": {"ip": "10.1.0.5/24", "gateway": "10.1.0.1", "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]},
-    "ip6": {"ip": "fd00::5/64", "routes": [{"dst": "fd01::/64"}]},
-    "dns": DNS,
-}
-MIDDLE = {
-    "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/c1"}],
-    "ips": [{"version": "4", "interface": 0, "address": "10.1.0.5/24", "gateway": "10.1.0.1"},
-            {"version": "6", "interface": 0, "address": "fd00::5/64"},
-            {"version": "4", "interface": 0, "address": "10.2.0.5/24"}],
-    "routes": ROUTES,
-    "dns": DNS,
-}
-NEWEST = {
-    "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 9000, "sandbox": "/run/netns/c1",
-                    "pciID": "0000:3b:02.1"}],
-    "ips": [{"interface": 0, "address": "10.1.0.5/24", "gateway": "10.1.0.1"},
-            {"interface": 0, "address": "fd00::5/64"},
-            {"interface": 0, "address": "10.2.0.5/24"}],
-    "routes": ROUTES,
-    "dns": DNS,
-}
-GOLDEN = {"0.1.0": OLDEST, "0.2.0": OLDEST, "0.3.0": MIDDLE, "0.3.1": MIDDLE, "0.4.0": MIDDLE, "1.0.0": NEWEST,
-          "1.1.0": NEWEST}
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_result(version):
-    document = format_result(INTERFACE, ADDRESSES, version)
-    assert json.loads(json.dumps(document)) == {"cniVersion": version, **GOLDEN[version]}
-
-
-@pytest.mark.parametrize(("version", "document"), [
-    ("0.1.0", {"dns": {}}),
-    ("0.2.0", {"dns": {}}),
-    ("0.3.0", {"interfaces": [{"name": "net1", "sandbox": "/s"}], "ips": [], "routes": [], "dns": {}}),
-    ("0.4.0", {"interfaces": [{"name": "net1", "sandbox": "/s"}], "ips": [], "routes": [], "dns": {}}),
-    ("1.1.0", {"interfaces": [{"name": "net1", "sandbox": "/s", "pciID": "0000:3b:02.1"}], "ips": [],
-               "routes": []}),
-])
-def test_result_without_addresses_mac_and_mtu(version, document):
-    interface = Interface(name="net1", mac=None, mtu=None, sandbox="/s", pci=PciAddress("0000:3b:02.1"))
-    assert format_result(interface, Addresses(), version) == {"cniVersion": version, **document}
-
-
-# ---- what IPAM answers ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_addresses_of_every_version(version):
-    read = parse_addresses({"cniVersion": version, **GOLDEN[version]}, "static")
-    if version in ("0.1.0", "0.2.0"):       # one address of each family is all that they hold
-        assert read == Addresses(ips=ADDRESSES.ips[:2], routes=ADDRESSES.routes, dns=ADDRESSES.dns)
-    else:
-        assert read == ADDRESSES
-
-
-@pytest.mark.parametrize("document", [
-    {}, {"ips": None, "routes": None, "dns": None}, {"ips": [], "dns": {}}, {"ip4": None, "ip6": None}])
-def test_no_addresses(document):
-    assert parse_addresses(document, "static") == Addresses()
-
-
-def test_host_bits_of_a_route_do_not_matter():
-    read = parse_addresses({"routes": [{"dst": "10.1.2.3/16", "gw": ""}]}, "static")
-    assert read.routes == (Route(to=ip_network("10.1.0.0/16")),)
-
-
-@pytest.mark.parametrize("document", [
-    {"ips": {}, "routes": [{}]}, {"ips": 3}, {"ips": "10.0.0.1/8"}, {"ips": [{}]}, {"ips": [None]},
-    {"ips": ["10.0.0.1/8"]},
-    {"ips": [{"address": "10.0.0.1"}]}, {"ips": [{"address": 5}]}, {"ips": [{"address": True}]},
-    {"ips": [{"address": "fe80::1%eth0/64"}]}, {"ips": [{"address": "10.0.0.1/33"}]},
-    {"ips": [{"address": "10.0.0.1/8", "gateway": 5}]}, {"ips": [{"address": "10.0.0.1/8", "gateway": "x"}]},
-    {"ips": [{"address": "10.0.0.1/8", "gateway": "fd00::1"}]},
-    {"routes": [{"gw": "10.0.0.1"}]}, {"routes": [{"dst": 0}]}, {"routes": [{"dst": "0.0.0.0/0", "gw": "fd00::1"}]},
-    {"ip4": "10.0.0.1/8"}, {"ip4": {}, "ip6": {"gateway": "fd00::1"}}, {"ip4": {"ip": "10.0.0.1/8", "routes": 3}},
-    {"dns": "10.0.0.53"}, {"dns": ["10.0.0.53"]}])
-def test_addresses_that_cannot_be_read(document):
-    code, message = refusal(parse_addresses, document, "static")
-    assert code == 103
-    assert message.startswith("IPAM plugin static: its result cannot be read: ")
-
-
-addresses = st.ip_addresses().flatmap(lambda ip: st.sampled_from([f"{ip}", f"{ip}/24", f"{ip}/64"]))
-ipam_values = st.recursive(
-    json_values | addresses, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["address", "gateway", "dst", "gw", "ip", "routes"]), inner, max_size=4), max_leaves=8)
-
-
-@given(st.dictionaries(st.sampled_from(["ips", "ip4", "ip6", "routes", "dns", "interfaces"]), ipam_values),
-       st.sampled_from(VERSIONS))
-def test_any_ipam_result_is_addresses_or_an_error(document, version):
-    read = outcome(parse_addresses, document, "static")
-    if isinstance(read, Addresses):
-        shown = format_result(INTERFACE, read, version)
-        assert json.loads(json.dumps(shown))["cniVersion"] == version
 
 
 # ---- errors ---------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cni.__main__ import main
-from cni.attach import BUDGET, Attachments
+from cni.attach import Attachments
+from cni.invocation import BUDGET
 from cni.protocol import VERSIONS, CniError, Command
 from cni.service import answer, fail
 from sriov.errors import Gone, HostError, Refused
@@ -48,8 +49,9 @@ def test_result_of_an_add():
     assert before + BUDGET <= call.deadline <= time.monotonic() + BUDGET
 
 
-def test_a_del_prints_nothing():
-    assert ask(Handler(None), CNI_COMMAND="DEL") == (0, None)
+@pytest.mark.parametrize("command", ["DEL", "CHECK", "GC", "STATUS"])
+def test_the_other_verbs_print_nothing(command):
+    assert ask(Handler(None), {**CONFIG, "cniVersion": "1.1.0"}, CNI_COMMAND=command) == (0, None)
 
 
 @pytest.mark.parametrize(("error", "document"), [

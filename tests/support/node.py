@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,18 @@ class Cni:
 
     def delete(self, conf: Mapping[str, Any], container: str, netns: str, ifname: str = "net1") -> None:
         assert self.finish(self.start("DEL", conf, container, netns, ifname)) == {}
+
+    def check(self, conf: Mapping[str, Any], result: Mapping[str, Any], container: str, netns: str,
+              ifname: str = "net1") -> None:
+        assert self.finish(self.start("CHECK", {**conf, "prevResult": result}, container, netns, ifname)) == {}
+
+    def collect(self, conf: Mapping[str, Any], valid: Sequence[tuple[str, str]]) -> None:
+        """GC: these attachments, container and interface, are there."""
+        listed = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
+        assert self.finish(self.start("GC", {**conf, "cni.dev/valid-attachments": listed}, "", "", "")) == {}
+
+    def status(self, conf: Mapping[str, Any]) -> None:
+        assert self.finish(self.start("STATUS", conf, "", "", "")) == {}
 
 
 class Agent:

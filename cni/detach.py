@@ -1,0 +1,126 @@
+"""DEL: a VF home again, whatever is missing, and nothing claimed done that is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
+from cni.invocation import Invocation
+from cni.ipam import ipam_delete, remember_ipam
+from cni.netconf import find_ipam
+from cni.protocol import Request
+from cni.record import Delegation, Record
+from cni.result import find_sandbox
+from cni.store import Attachment, Store
+from cni.takeover import Forerunner, Leftover
+from sriov.errors import HostError, SriovError
+from sriov.pci import PciAddress
+
+
+class Detacher:
+    """Ends attachments, for their owner's DEL and for GC. The caller holds the attachment's lock.
+
+    `forerunner` knows what sriov-cni attached; that gets a record of ours, and goes home by it.
+    """
+
+    def __init__(self, custody: Custody, store: Store, forerunner: Forerunner) -> None:
+        self._custody = custody
+        self._store = store
+        self.forerunner = forerunner
+
+    def delete(self, call: Invocation) -> None:
+        """Only the attachment's own VF is touched; the addresses are given back, whatever else is missing."""
+        request = call.request
+        ipam = find_ipam(request.config)
+
+        def free() -> None:
+            self.free(ipam, request, call.timeout)
+
+        record = self._store.find_attachment(request.attachment) or self._take_over(call)
+        if record is not None:
+            with self._custody.hold(record.vf, call.deadline):
+                # While this waited, a repair or the VF's next ADD may have brought it home.
+                left = self._store.find(record.vf)
+                if left is not None and left.attachment == record.attachment:
+                    if left.ipam is not None and left.ipam.plugin != ipam:      # the network was changed since ADD
+                        left = self._store.owe(left)
+                    self._release(left, call.netns_fd, free)
+                    return
+        free()
+
+    def drop(self, record: Record, call: Invocation) -> None:
+        """End an attachment without its DEL, unless something else was done about it since `record` was read."""
+        patience = _patience(call)
+        with self._custody.hold_attachment(record.attachment, patience), self._custody.hold(record.vf, patience):
+            if self._store.find(record.vf) is not record:
+                return
+            rest = self._store.owe(record)
+            self._release(rest, None, partial(self._custody.pay, record.attachment, call.timeout))
+
+    def pay(self, attachment: Attachment, call: Invocation) -> None:
+        with self._custody.hold_attachment(attachment, _patience(call)):
+            self._custody.pay(attachment, call.timeout)
+
+    def adopt(self, leftover: Leftover, netns_fd: int | None, call: Invocation) -> Record | None:
+        """A record of ours for what sriov-cni attached; None where that VF is another's by now, or gone."""
+        container, ifname = leftover.attachment
+        plugin = find_ipam(call.request.config)
+        given = None if plugin is None else remember_ipam(plugin, call.request)
+        if given is not None:
+            names = {"CNI_CONTAINERID": container, "CNI_IFNAME": ifname}
+            given = dataclasses.replace(given, environment={**given.environment, **names})
+        with self._custody.hold(leftover.vf, call.deadline):
+            return self._adopt(leftover, netns_fd, given)
+
+    def clear(self, vf: PciAddress, deadline: float) -> None:
+        """Before an ADD: a VF that a dead pod of sriov-cni's had gets a record by which it is to come home.
+
+        Raises Refused where a living one has it. The addresses are its DEL's, which may come yet.
+        """
+        leftovers = self.forerunner.of_vf(vf)
+        if leftovers:
+            with self._custody.hold(vf, deadline):
+                # The first that had it found it clean, a later one as the first had left it.
+                self._adopt(leftovers[0], None, None)
+                for other in leftovers[1:]:
+                    self.forerunner.forget(other)
+
+    def _adopt(self, leftover: Leftover, netns_fd: int | None, given: Delegation | None) -> Record | None:
+        record = None
+        if self._store.find(leftover.vf) is None:
+            record = self.forerunner.make_record(leftover, netns_fd, given)
+        if record is not None:
+            self._store.write(record)
+        self.forerunner.forget(leftover)
+        return record
+
+    def free(self, ipam: str | None, request: Request, timeout: float) -> None:
+        """Give the attachment's addresses back, by the runtime's own words."""
+        if ipam is not None:
+            ipam_delete(ipam, request, timeout)
+            owed = self._store.find_owed(request.attachment)
+            if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
+                self._store.forget_owed(request.attachment)      # another plugin's is done by repair
+
+    def _take_over(self, call: Invocation) -> Record | None:
+        leftover = self.forerunner.find(call.request.attachment, call.request.netns or find_sandbox(call.request))
+        return None if leftover is None else self.adopt(leftover, call.netns_fd, call)
+
+    def _release(self, record: Record, netns_fd: int | None, free: Callable[[], None]) -> None:
+        try:
+            self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
+        except SriovError:
+            left = self._store.find(record.vf)
+            if left is not None:
+                with suppress(HostError):  # a full disk: if the DEL does not come again, the netns's end will do
+                    self._store.write(left.detaching())
+            raise
+
+
+def _patience(call: Invocation) -> float:
+    """Until when one of many attachments is waited for: its ADD or DEL may be under way."""
+    return min(call.deadline, time.monotonic() + OWNER_GRACE)

@@ -1,0 +1,204 @@
+"""Results as values: what an ADD answers, what IPAM gave, and what the plugins before ours in a chain made.
+
+Source: CNI specification 1.1.0 and its predecessors; version rules as the Go `types` packages have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import Any
+
+from cni.protocol import CniError, Code, Request, show
+from sriov.pci import MacAddress, PciAddress
+
+_IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no interfaces
+_VERSIONED_IPS = ("0.3.0", "0.3.1", "0.4.0")       # ips[].version; interfaces without mtu and pciID
+_LISTS, _OBJECTS = ("interfaces", "ips", "routes"), ("ip4", "ip6", "dns")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    name: str
+    mac: MacAddress | None
+    mtu: int | None
+    sandbox: str
+    pci: PciAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ip:
+    address: IPv4Interface | IPv6Interface
+    gateway: IPv4Address | IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    to: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """What IPAM gave out. `dns` is handed on as it came."""
+
+    ips: tuple[Ip, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: Mapping[str, Any] | None = None
+
+
+def parse_addresses(document: Mapping[str, Any], who: str) -> Addresses:
+    """Read an IPAM plugin's result, in any version's form; `who` names the plugin in errors."""
+    try:
+        if "ip4" in document or "ip6" in document:
+            families = [document[key] for key in ("ip4", "ip6") if document.get(key)]
+            ips = [{"address": family["ip"], "gateway": family.get("gateway")} for family in families]
+            routes = [route for family in families for route in family.get("routes") or ()]
+        else:
+            ips, routes = document.get("ips") or [], document.get("routes") or []
+        dns = document.get("dns") or None
+        if dns is not None and not isinstance(dns, dict):
+            raise TypeError(f"dns: expected an object, got {show(dns)}")
+        return Addresses(ips=tuple(map(_ip, ips)), routes=tuple(map(_route, routes)), dns=dns)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CniError(Code.FAILED, f"IPAM plugin {who}: its result cannot be read: {error!r}") from None
+
+
+def _ip(document: Mapping[str, Any]) -> Ip:
+    address = ip_interface(_prefix(document["address"]))
+    return Ip(address=address, gateway=_gateway(document.get("gateway"), address.version))
+
+
+_ROUTE_EXTRAS = ("table", "priority", "scope", "mtu", "advmss")
+
+
+def _route(document: Mapping[str, Any]) -> Route:
+    extras = [key for key in _ROUTE_EXTRAS if document.get(key)]
+    if extras:
+        raise ValueError(f"routes with {', '.join(extras)} are not supported so far")
+    to = ip_network(_prefix(document["dst"]), strict=False)
+    return Route(to=to, gateway=_gateway(document.get("gw"), to.version))
+
+
+def _prefix(text: object) -> str:
+    """ipaddress takes integers, bare addresses and zones too; a result has none of these."""
+    if not isinstance(text, str) or "/" not in text or "%" in text:
+        raise ValueError(f"expected an address with its prefix length, got {show(text)}")
+    return text
+
+
+def _gateway(text: object, version: int) -> IPv4Address | IPv6Address | None:
+    if text is None or text == "":
+        return None
+    gateway = ip_address(text) if isinstance(text, str) and "%" not in text else None
+    if gateway is None or gateway.version != version:
+        raise ValueError(f"expected a gateway of IPv{version}, got {show(text)}")
+    return gateway
+
+
+def format_result(interface: Interface, addresses: Addresses, version: str) -> dict[str, Any]:
+    """The result document in the request's version."""
+    dns = dict(addresses.dns or {})
+    if version in _IP4_IP6_RESULT:
+        return {"cniVersion": version, **_families(addresses), "dns": dns}
+    shown: dict[str, Any] = {"name": interface.name, "sandbox": interface.sandbox}
+    if interface.mac is not None:
+        shown["mac"] = str(interface.mac)
+    if version not in _VERSIONED_IPS:
+        shown |= {"mtu": interface.mtu} if interface.mtu else {}
+        shown["pciID"] = str(interface.pci)
+    ips = [{**({"version": str(ip.address.version)} if version in _VERSIONED_IPS else {}),
+            "interface": 0, "address": str(ip.address), **_optional("gateway", ip.gateway)}
+           for ip in addresses.ips]
+    document: dict[str, Any] = {"cniVersion": version, "interfaces": [shown], "ips": ips,
+                                "routes": _routes(addresses.routes)}
+    if dns or version in _VERSIONED_IPS:
+        document["dns"] = dns
+    return document
+
+
+def _families(addresses: Addresses) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for number in (4, 6):
+        ip = next((ip for ip in addresses.ips if ip.address.version == number), None)
+        if ip is not None:
+            routes = [route for route in addresses.routes if route.to.version == number]
+            document[f"ip{number}"] = {"ip": str(ip.address), **_optional("gateway", ip.gateway),
+                                       "routes": _routes(routes)}
+    return document
+
+
+def _routes(routes: tuple[Route, ...] | list[Route]) -> list[dict[str, str]]:
+    return [{"dst": str(route.to), **_optional("gw", route.gateway)} for route in routes]
+
+
+def _optional(key: str, value: object) -> dict[str, str]:
+    return {} if value is None else {key: str(value)}
+
+
+# ---- chains -------------------------------------------------------------------------------------------------
+
+
+def find_previous(config: Mapping[str, Any], version: str) -> Mapping[str, Any] | None:
+    """prevResult: of an ADD what the plugins before made, of a CHECK what they all did. None: there is none.
+
+    Raises CniError (code 7) for what is no result in the configuration's version.
+    """
+    previous = config.get("prevResult")
+    if previous is None:
+        return None
+    if not isinstance(previous, dict):
+        raise _bad_previous("", f"expected an object, got {show(previous)}")
+    if previous.get("cniVersion") not in (None, "", version):
+        raise _bad_previous(".cniVersion", f"expected {version} as in the configuration, got "
+                            f"{show(previous['cniVersion'])}")
+    for key in _LISTS:
+        entries = [] if previous.get(key) is None else previous[key]
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            raise _bad_previous(f".{key}", "expected a list of objects")
+    for key in _OBJECTS:
+        if not isinstance(previous.get(key), dict | None):
+            raise _bad_previous(f".{key}", f"expected an object, got {show(previous[key])}")
+    for number, ip in enumerate(previous.get("ips") or ()):
+        index = ip.get("interface")
+        if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+            raise _bad_previous(f".ips[{number}].interface", f"expected a number, got {show(index)}")
+    return previous
+
+
+def find_sandbox(request: Request) -> str:
+    """The network namespace of the interface by prevResult; empty where that does not say it. Never raises."""
+    try:
+        previous = find_previous(request.config, request.version) or {}
+    except CniError:
+        return ""
+    found = (each.get("sandbox") for each in previous.get("interfaces") or () if each.get("name") == request.ifname)
+    return next((sandbox for sandbox in found if isinstance(sandbox, str)), "")
+
+
+def join_results(previous: Mapping[str, Any] | None, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a plugin in a chain answers: all that the ones before it made, and its own. Both in one version."""
+    if not previous:
+        return own
+    dns = {"dns": own.get("dns") or previous.get("dns") or {}} if "dns" in own or previous.get("dns") else {}
+    if own["cniVersion"] in _IP4_IP6_RESULT:
+        return {**previous, **own, **dns}
+    before = len(previous.get("interfaces") or ())
+    ips = [{**ip, "interface": ip["interface"] + before} for ip in own["ips"]]
+    lists = {"interfaces": own["interfaces"], "ips": ips, "routes": own["routes"]}
+    return {**previous, **own, **{key: [*(previous.get(key) or ()), *mine] for key, mine in lists.items()}, **dns}
+
+
+def _bad_previous(where: str, problem: str) -> CniError:
+    return CniError(Code.INVALID_CONFIG, f"network configuration: prevResult{where}: {problem}")

@@ -1,0 +1,127 @@
+"""What is decided about an ADD before any VF is touched: whose the VF is, and whether it was done already."""
+
+import dataclasses
+import logging
+import os
+import time
+
+import pytest
+
+from cni.allocation import PodRef, check_allocation, find_pod
+from cni.attach import Attachments
+from cni.invocation import Invocation
+from cni.netns import netns_cookie
+from cni.record import Phase, Wanted
+from sriov.errors import Refused, SriovError
+from sriov.model import VfSettings
+from tests.cni.test_ipam import NOW, opened
+from tests.cni.test_protocol import request
+from tests.cni.test_record import record
+
+VF = record().vf
+POD = {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": "pod", "K8S_POD_UID": "u"}
+ARGS = "IgnoreUnknown=1;" + ";".join(f"{key}={value}" for key, value in POD.items())
+HERE = "/proc/self/ns/net"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with opened(tmp_path) as store:
+        yield store
+
+
+def add(attachments, **config):
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "vfpool", "deviceID": VF, "vlan": 5, **config}
+    asked = request(config, CNI_NETNS=HERE, CNI_ARGS=ARGS)
+    netns = os.open(HERE, os.O_RDONLY)
+    try:
+        return attachments.handle(Invocation(request=asked, netns_fd=netns, gone=lambda: False,
+                                             deadline=time.monotonic() + 10))
+    finally:
+        os.close(netns)
+
+
+def failure(attachments, **config):
+    with pytest.raises(SriovError) as caught:
+        add(attachments, **config)
+    return caught.value.message
+
+
+# ---- whose it is --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [True, None, False])
+def test_the_kubelet_is_asked_whose_a_vf_is(store, answer, caplog):
+    asked = []
+
+    def allocated(pod, vf):
+        asked.append((pod, vf))
+        return answer
+
+    message = failure(Attachments(NOW, store, allocated=allocated))
+    assert asked == [(PodRef(namespace="ns", name="pod", uid="u"), VF)]
+    refused = message == f"VF {VF} is not allocated to pod ns/pod"
+    assert refused is (answer is False)          # else it goes on to where this test's namespace is the host's
+    assert refused or message == f"CNI_NETNS: {HERE} is the host's own"
+    warned = f"VF {VF} is taken for pod ns/pod without knowing whether it was allocated to it" in caplog.text
+    assert warned is (answer is None)
+    assert list(store) == []
+
+
+def test_nobody_is_asked_where_the_admin_does_not_want_it(store, caplog):
+    assert failure(Attachments(NOW, store)) == f"CNI_NETNS: {HERE} is the host's own"
+    assert [entry for entry in caplog.records if entry.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("args", [{}, {"K8S_POD_NAME": "pod"}, {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": ""}])
+def test_a_call_that_names_no_pod(args, caplog):
+    assert find_pod(args) is None
+    check_allocation(lambda pod, vf: False, args, VF)
+    assert f"VF {VF} is taken for a container that CNI_ARGS names no pod of" in caplog.text
+
+
+def test_pods():
+    assert find_pod(POD) == PodRef(namespace="ns", name="pod", uid="u")
+    with pytest.raises(Refused):
+        check_allocation(lambda pod, vf: False, POD, VF)
+
+
+# ---- an ADD again -------------------------------------------------------------------------------------------
+
+
+RESULT = {"cniVersion": "1.0.0", "interfaces": []}
+
+
+def attached(**changes):
+    made = record(phase=Phase.ATTACHED, boot_id=NOW.boot_id, result=RESULT, sets_mac=False,
+                  wanted=Wanted(settings=VfSettings(vlan=5, vlan_proto=0x8100)))
+    owner = {"netns": HERE, "cookie": netns_cookie(HERE)} | changes.pop("owner", {})
+    return dataclasses.replace(made, owner=dataclasses.replace(made.owner, **owner), **changes)
+
+
+def test_the_same_again_is_answered_from_the_record(store):
+    store.write(attached())
+    again = Attachments(NOW, store, allocated=lambda pod, vf: pytest.fail("the kubelet was asked"))
+    assert add(again) == RESULT
+
+
+@pytest.mark.parametrize("config", [
+    {"vlan": 6}, {"mtu": 1400}, {"name": "other"}, {"cniVersion": "0.4.0"}, {"deviceID": "0000:3b:02.7"}], ids=str)
+def test_something_else_for_the_same_interface_needs_a_del_first(store, config):
+    made = attached()
+    store.write(made)
+    assert failure(Attachments(NOW, store), **config) == f"the container has VF {VF} as net1 already"
+    assert list(store) == [made]
+
+
+def test_another_namespace_with_the_same_container_and_interface_needs_a_del_first(store):
+    """The record's does not open here, so it may live; this call's is another one."""
+    store.write(attached(owner={"netns": "/run/netns/x", "cookie": 1}))
+    assert failure(Attachments(NOW, store)) == f"the container has VF {VF} as net1 already"
+
+
+@pytest.mark.parametrize("changes", [{"result": None, "phase": Phase.ATTACHING}, {"boot_id": "earlier"}], ids=str)
+def test_what_is_left_of_an_earlier_add_is_undone_first(store, changes):
+    store.write(attached(identity=5, **changes))      # made anew since: it is owed nothing
+    assert failure(Attachments(NOW, store), vlan=6) == f"CNI_NETNS: {HERE} is the host's own"
+    assert list(store) == []
