@@ -34,7 +34,7 @@ enum {
 };
 
 /* Error codes of the CNI specification. */
-enum { BAD_ENVIRONMENT = 4, IO_FAILURE = 5, BAD_CONFIG = 6, TRY_AGAIN = 11 };
+enum { BAD_ENVIRONMENT = 4, IO_FAILURE = 5, BAD_CONFIG = 6, TRY_AGAIN = 11, UNAVAILABLE = 50 };
 
 struct text {
     size_t size;
@@ -164,8 +164,15 @@ static const char *explain(int error)
     return other.bytes;
 }
 
+/* STATUS asks whether an ADD could be served: without an agent none can. */
+static unsigned agent_failure(void)
+{
+    const char *command = getenv("CNI_COMMAND");
+    return command != NULL && strcmp(command, "STATUS") == 0 ? UNAVAILABLE : TRY_AGAIN;
+}
+
 #define AGENT_FAILED(what, why) \
-    FAIL(TRY_AGAIN, "the vfpool agent ", what, " on ", socket_path, ": ", why, \
+    FAIL(agent_failure(), "the vfpool agent ", what, " on ", socket_path, ": ", why, \
          "; is the vfpool-agent pod running on this node?")
 
 /* Decimal digits and the character after them: at moves behind both. */

@@ -187,6 +187,20 @@ def test_no_agent_is_try_again_after_a_second(shim, path):
                        "is the vfpool-agent pod running on this node?")
 
 
+def test_no_agent_is_unavailable_for_who_asks_for_the_status(shim, path):
+    message = check_error(run(shim, path, CNI_COMMAND="STATUS", VFPOOL_CONNECT_MS="50"), 50)
+    assert message.startswith(f"the vfpool agent does not answer on {path}: ")
+
+
+@pytest.mark.parametrize("command", ["CHECK", "GC", "STATUS", "A VERB THAT COMES LATER"])
+def test_every_verb_is_the_agents_to_judge(shim, path, command):
+    with agent(path, answering(0, b"")) as served:
+        done = run(shim, path, CNI_COMMAND=command, CNI_PATH="/opt/cni/bin")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    call, netns = served.result()
+    assert (call.env, call.stdin, netns) == ({"CNI_COMMAND": command, "CNI_PATH": "/opt/cni/bin"}, CONFIG, None)
+
+
 def test_stale_socket_is_try_again_and_never_reads_as_done(shim, path):
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
