@@ -117,7 +117,8 @@ def _show(name: str, value: object) -> str:
 
 
 def _compare_addresses(record: Record, previous: Mapping[str, Any], link: Link, pod: Links) -> Iterator[str]:
-    made, left = own_addresses(record), parse_addresses(previous, "prevResult")
+    made = own_addresses(record)
+    left = parse_addresses(previous, "network configuration: prevResult", Code.INVALID_CONFIG)
     here = {entry.address for entry in pod.dump_addresses() if entry.index == link.index}
     for ip in made.ips:
         if ip.address in {each.address for each in left.ips} and ip.address not in here:
@@ -137,4 +138,4 @@ def own_addresses(record: Record) -> Addresses:
     own = (record.owner.ifname, record.owner.netns)
     index = names.index(own) if own in names else 0
     return parse_addresses({"ips": [ip for ip in result.get("ips") or () if ip.get("interface") in (None, index)],
-                            "routes": result.get("routes") if len(names) == 1 else ()}, "vfpool")
+                            "routes": result.get("routes") if len(names) == 1 else ()}, "the recorded result")

@@ -28,7 +28,7 @@ def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
         document = None
     if not isinstance(document, dict):
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: expected a JSON result, got {output[:200]!r}")
-    addresses = parse_addresses(document, plugin)
+    addresses = parse_addresses(document, f"IPAM plugin {plugin}: its result")
     if not addresses.ips:
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: it gave no address")
     return addresses

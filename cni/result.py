@@ -58,8 +58,8 @@ class Addresses:
     dns: Mapping[str, Any] | None = None
 
 
-def parse_addresses(document: Mapping[str, Any], who: str) -> Addresses:
-    """Read an IPAM plugin's result, in any version's form; `who` names the plugin in errors."""
+def parse_addresses(document: Mapping[str, Any], what: str, code: Code = Code.FAILED) -> Addresses:
+    """Read a result's addresses and routes, in any version's form; raise CniError with `code` that names `what`."""
     try:
         if "ip4" in document or "ip6" in document:
             families = [document[key] for key in ("ip4", "ip6") if document.get(key)]
@@ -72,7 +72,7 @@ def parse_addresses(document: Mapping[str, Any], who: str) -> Addresses:
             raise TypeError(f"dns: expected an object, got {show(dns)}")
         return Addresses(ips=tuple(map(_ip, ips)), routes=tuple(map(_route, routes)), dns=dns)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CniError(Code.FAILED, f"IPAM plugin {who}: its result cannot be read: {error!r}") from None
+        raise CniError(code, f"{what} cannot be read: {error!r}") from None
 
 
 def _ip(document: Mapping[str, Any]) -> Ip:

@@ -146,7 +146,7 @@ class _Folder:
         probe = self._path / "probe.new"
         try:
             _write_through(probe, " " * _PROBE_BYTES)
-            probe.unlink()
+            probe.unlink(missing_ok=True)      # another STATUS may have done it
         except OSError as error:
             raise HostError(f"cannot write records in {self._path}", errno=error.errno or 0) from error
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.protocol import VERSIONS
+from cni.protocol import VERSIONS, Code
 from cni.result import (
     Addresses,
     Interface,
@@ -85,7 +85,7 @@ def test_result_without_addresses_mac_and_mtu(version, document):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_addresses_of_every_version(version):
-    read = parse_addresses({"cniVersion": version, **GOLDEN[version]}, "static")
+    read = parse_addresses({"cniVersion": version, **GOLDEN[version]}, "static's")
     if version in ("0.1.0", "0.2.0"):       # one address of each family is all that they hold
         assert read == Addresses(ips=ADDRESSES.ips[:2], routes=ADDRESSES.routes, dns=ADDRESSES.dns)
     else:
@@ -95,11 +95,11 @@ def test_addresses_of_every_version(version):
 @pytest.mark.parametrize("document", [
     {}, {"ips": None, "routes": None, "dns": None}, {"ips": [], "dns": {}}, {"ip4": None, "ip6": None}])
 def test_no_addresses(document):
-    assert parse_addresses(document, "static") == Addresses()
+    assert parse_addresses(document, "static's") == Addresses()
 
 
 def test_host_bits_of_a_route_do_not_matter():
-    read = parse_addresses({"routes": [{"dst": "10.1.2.3/16", "gw": ""}]}, "static")
+    read = parse_addresses({"routes": [{"dst": "10.1.2.3/16", "gw": ""}]}, "static's")
     assert read.routes == (Route(to=ip_network("10.1.0.0/16")),)
 
 
@@ -114,9 +114,10 @@ def test_host_bits_of_a_route_do_not_matter():
     {"ip4": "10.0.0.1/8"}, {"ip4": {}, "ip6": {"gateway": "fd00::1"}}, {"ip4": {"ip": "10.0.0.1/8", "routes": 3}},
     {"dns": "10.0.0.53"}, {"dns": ["10.0.0.53"]}])
 def test_addresses_that_cannot_be_read(document):
-    code, message = refusal(parse_addresses, document, "static")
+    code, message = refusal(parse_addresses, document, "static's")
     assert code == 103
-    assert message.startswith("IPAM plugin static: its result cannot be read: ")
+    assert message.startswith("static's cannot be read: ")
+    assert refusal(parse_addresses, document, "it", Code.INVALID_CONFIG)[0] == 7
 
 
 addresses = st.ip_addresses().flatmap(lambda ip: st.sampled_from([f"{ip}", f"{ip}/24", f"{ip}/64"]))
@@ -128,7 +129,7 @@ ipam_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["ips", "ip4", "ip6", "routes", "dns", "interfaces"]), ipam_values),
        st.sampled_from(VERSIONS))
 def test_any_ipam_result_is_addresses_or_an_error(document, version):
-    read = outcome(parse_addresses, document, "static")
+    read = outcome(parse_addresses, document, "static's")
     if isinstance(read, Addresses):
         shown = format_result(INTERFACE, read, version)
         assert json.loads(json.dumps(shown))["cniVersion"] == version
