@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 ENOUGH = 100               # problems, and warnings: what is after them is not looked at, or not kept
 _SHOWN = 60                # characters of a value in a message
-_MOST_VALUES = 128         # of a list of addresses: Python takes 13 us for one
+MOST_VALUES = 128         # of a list of addresses: Python takes 13 us for one
 _SUGGESTIONS = 5           # each costs a search, and a text may have thousands of unknown keys
 
 
@@ -131,8 +131,8 @@ class Fields:
             return None
         if not raw and not empty_is_meant:
             self.warn(key, "the list is empty, which says nothing")
-        if len(raw) > _MOST_VALUES:
-            self.note(key, f"{len(raw)} entries, expected at most {_MOST_VALUES}")
+        if len(raw) > MOST_VALUES:
+            self.note(key, f"{len(raw)} entries, expected at most {MOST_VALUES}")
             return None
         checked = [self._report.check(f"{self._path}.{key}[{n}]", item, parse) for n, item in enumerate(raw)]
         return tuple(value for value in checked if value is not None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cni.fields import MOST_VALUES, EnoughProblemsError, Report
 from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
 from sriov.errors import InputError
@@ -51,9 +53,18 @@ def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf
     sriov-cni passes over (unknown keys, what a VF cannot do) is refused where the NAD is ours (`type: vfpool`)
     and warned about elsewhere. `logLevel` and `logFile` are taken and change nothing: the agent has one log.
     """
-    if config.get("type") != "vfpool":
-        config = _fold_case(config)
-    reader = _Reader(config)
+    report = Report()
+    conf = None
+    with suppress(EnoughProblemsError):
+        conf = _read(config if config.get("type") == "vfpool" else _fold_case(config), args, report)
+    if report.problems or conf is None:
+        raise CniError(Code.INVALID_CONFIG, "network configuration: " + "; ".join(report.problems))
+    return dataclasses.replace(conf, warnings=tuple(report.warnings))
+
+
+def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) -> NetConf | None:
+    """None where no VF is named, which the report has as well."""
+    reader = _Reader(config, report)
     runtime = reader.section("runtimeConfig")
     meta = reader.section("cni", reader.section("args"), "args.cni")
     device = reader.device(runtime)
@@ -78,10 +89,9 @@ def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf
     mtu = reader.number("mtu", 68, 65535)
     reader.check_log()
     reader.check_keys()
-    if reader.problems or device is None:
-        raise CniError(Code.INVALID_CONFIG, "network configuration: " + "; ".join(reader.problems))
-    return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam,
-                   warnings=tuple(reader.warnings))
+    if device is None:
+        return None
+    return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam)
 
 
 def _fold_case(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,12 +109,11 @@ def find_ipam(config: Mapping[str, Any]) -> str | None:
 
 
 class _Reader:
-    """Takes values out of the JSON and collects what is wrong with them."""
+    """Takes values out of the JSON and reports what is wrong with them."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], report: Report) -> None:
         self._config = config
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
+        self._report = report
 
     def value(self, raw: object, key: str, parse: Callable[[str], T]) -> T | None:
         if not _given(raw):
@@ -114,7 +123,7 @@ class _Reader:
                 raise InputError(f"expected text, got {show(raw)}")
             return parse(raw)
         except InputError as error:
-            self.problems.append(f"{key}: {error.message}")
+            self._report.note(key, error.message)
             return None
 
     def number(self, key: str, low: int, high: int, within: Mapping[str, Any] | None = None,
@@ -123,7 +132,7 @@ class _Reader:
         if raw is None:
             return None
         if isinstance(raw, bool) or not isinstance(raw, int) or not low <= raw <= high:
-            self.problems.append(f"{path or key}: expected a number from {low} to {high}, got {show(raw)}")
+            self._report.note(path or key, f"expected a number from {low} to {high}, got {show(raw)}")
             return None
         return raw
 
@@ -134,7 +143,7 @@ class _Reader:
             return None
         word = raw.lower() if folded and isinstance(raw, str) else raw
         if not isinstance(word, str) or word not in choices:
-            self.problems.append(f"{key}: expected {' or '.join(map(repr, choices))}, got {show(raw)}")
+            self._report.note(key, f"expected {' or '.join(map(repr, choices))}, got {show(raw)}")
             return None
         return choices[word]
 
@@ -144,7 +153,7 @@ class _Reader:
         if raw is None:
             return {}
         if not isinstance(raw, dict):
-            self.problems.append(f"{path or key}: expected an object, got {show(raw)}")
+            self._report.note(path or key, f"expected an object, got {show(raw)}")
             return {}
         return raw
 
@@ -155,9 +164,9 @@ class _Reader:
         found = {address for address in parsed.values() if address}
         if len(found) > 1:
             shown = ", ".join(f"{key} {address}" for key, address in parsed.items())
-            self.problems.append(f"deviceID: the VF is named in several ways that disagree: {shown}")
+            self._report.note("deviceID", f"the VF is named in several ways that disagree: {shown}")
         if not parsed:
-            self.problems.append("deviceID: no VF is named (Multus sets it from the NAD's annotation "
+            self._report.note("deviceID", "no VF is named (Multus sets it from the NAD's annotation "
                                  "k8s.v1.cni.cncf.io/resourceName)")
         return found.pop() if len(found) == 1 else None
 
@@ -180,14 +189,14 @@ class _Reader:
     def check_combinations(self, settings: VfSettings) -> None:
         low, high = settings.min_tx_rate, settings.max_tx_rate
         if low and high and low > high:
-            self.problems.append(f"min_tx_rate: expected at most max_tx_rate ({high}), got {low}")
+            self._report.note("min_tx_rate", f"expected at most max_tx_rate ({high}), got {low}")
         for key, unset in (("vlanQoS", settings.vlan_qos is None), ("vlanProto", settings.vlan_proto is None)):
             if not unset and self._config.get("vlan") is None:
-                self.problems.append(f"{key}: needs vlan, which is not set")
+                self._report.note(key, "needs vlan, which is not set")
         if settings.vlan_qos and settings.vlan == 0:
-            self.problems.append(f"vlanQoS: expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
+            self._report.note("vlanQoS", f"expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
         if settings.vlan_proto == _VLAN_PROTOCOLS["802.1ad"] and settings.vlan == 0:
-            self.problems.append("vlanProto: expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
+            self._report.note("vlanProto", "expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
 
     def check_addresses(self, raw: object) -> None:
         """Those that a pod asks for: the IPAM plugin reads them, here is only said what it cannot."""
@@ -195,7 +204,10 @@ class _Reader:
         if raw is None:
             return
         if not isinstance(raw, list):
-            self.problems.append(f"{path}: expected a list, got {show(raw)}")
+            self._report.note(path, f"expected a list, got {show(raw)}")
+            return
+        if len(raw) > MOST_VALUES:
+            self._report.note(path, f"expected at most {MOST_VALUES} addresses, got {len(raw)}")
             return
         for number, text in enumerate(raw):
             try:
@@ -203,7 +215,7 @@ class _Reader:
                     raise InputError("is not text")
                 parse_interface_address(text)
             except InputError as error:
-                self.problems.append(f"{path}[{number}]: {show(text)} {error.message}")
+                self._report.note(f"{path}[{number}]", f"{show(text)} {error.message}")
         if raw and self._config.get("ipam") in (None, {}):
             self._odd(path, "this network gives no addresses: it has no ipam")
 
@@ -219,12 +231,12 @@ class _Reader:
         for key in self._config:
             if key in known or key.startswith("cni.dev/"):
                 continue
-            near = difflib.get_close_matches(key, known, 1)
-            self._odd(key, "unknown key" + (f", did you mean {near[0]}?" if near else ""))
+            near = self._report.suggest(key, known)
+            self._odd(key, "unknown key" + (f", did you mean {near}?" if near else ""))
 
     def _odd(self, path: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""
-        (self.problems if self._config.get("type") == "vfpool" else self.warnings).append(f"{path}: {remark}")
+        (self._report.note if self._config.get("type") == "vfpool" else self._report.warn)(path, remark)
 
 
 def _given(raw: object) -> bool:

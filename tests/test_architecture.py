@@ -44,8 +44,8 @@ PURE = (
 
 # What pure modules may have of the standard library: no files, sockets, processes, clocks, randomness, loops.
 PURE_STANDARD_LIBRARY = {
-    "__future__", "abc", "base64", "bisect", "collections", "copy", "dataclasses", "difflib", "enum", "errno",
-    "fnmatch", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator", "re",
+    "__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "difflib", "enum",
+    "errno", "fnmatch", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator", "re",
     "string", "struct", "textwrap", "types", "typing", "unicodedata", "warnings", "xml",
 }
 

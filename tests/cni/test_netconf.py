@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni.fields import ENOUGH
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.protocol import CniError
 from sriov.model import LinkState, VfSettings
@@ -298,3 +299,13 @@ def test_values_of_any_depth_and_length(key):
     for wrong in (deep, "x" * 1_000_000):
         (problem,) = problems(**{key: wrong})
         assert problem.startswith(f"{key}: ")
+
+
+def test_no_configuration_is_worth_more_than_so_many_words_and_searches():
+    """Four megabytes of them fit through the agent's socket."""
+    keys = {f"vlan{number}": 5 for number in range(10_000)}
+    for said in (problems(**keys), parse(type="sriov", **keys).warnings):
+        assert len(said) == ENOUGH
+        assert sum("did you mean vlan?" in each for each in said) == 5
+    assert problems(ipam={"type": "static"}, runtimeConfig={"ips": ["10.0.0.1"] * 129}) == [
+        "runtimeConfig.ips: expected at most 128 addresses, got 129"]
