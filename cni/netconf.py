@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cni.fields import MOST_VALUES, EnoughProblemsError, Report
 from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
+from cni.values import Values
 from sriov.errors import InputError
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
-
-T = TypeVar("T")
 
 _STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "prevResult", "runtimeConfig",
                   "args", "plugins", "disableCheck", "disableGC")
@@ -66,14 +65,11 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
     """None where no VF is named, which the report has as well."""
     reader = _Reader(config, report)
     runtime = reader.section("runtimeConfig")
-    meta = reader.section("cni", reader.section("args"), "args.cni")
+    meta = reader.section("args").section("cni")
     device = reader.device(runtime)
-    macs = {"runtimeConfig.mac": runtime.get("mac"), "args.cni.mac": meta.get("mac"),
-            "CNI_ARGS MAC": args.get("MAC"), "mac": config.get("mac")}
-    key, raw = next(((key, raw) for key, raw in macs.items() if _given(raw)), ("mac", None))
     vlan = reader.number("vlan", 0, 4094)
     settings = VfSettings(
-        mac=reader.value(raw, key, MacAddress.parse_unicast),
+        mac=reader.mac(runtime, meta, Values(args, report, "CNI_ARGS")),
         vlan=vlan,
         vlan_qos=reader.number("vlanQoS", 0, 7),
         vlan_proto=reader.choice("vlanProto", _VLAN_PROTOCOLS, folded=True) or (None if vlan is None else 0x8100),
@@ -84,11 +80,11 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
         max_tx_rate=_lower(reader.number("max_tx_rate", 0, _RATE_LIMIT), reader.bandwidth(runtime)),
     )
     reader.check_combinations(settings)
-    ipam = reader.value(reader.section("ipam").get("type"), "ipam.type", _parse_plugin)
-    reader.check_addresses(runtime.get("ips"))
+    ipam = reader.section("ipam").text("type", _parse_plugin)
+    reader.check_addresses(runtime)
     mtu = reader.number("mtu", 68, 65535)
     reader.check_log()
-    reader.check_keys()
+    reader.check_keys(report)
     if device is None:
         return None
     return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam)
@@ -108,106 +104,64 @@ def find_ipam(config: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name and "/" not in name else None
 
 
-class _Reader:
-    """Takes values out of the JSON and reports what is wrong with them."""
+class _Reader(Values):
+    """What several keys say together, and what only a VF's network has."""
 
-    def __init__(self, config: Mapping[str, Any], report: Report) -> None:
-        self._config = config
-        self._report = report
-
-    def value(self, raw: object, key: str, parse: Callable[[str], T]) -> T | None:
-        if not _given(raw):
-            return None
-        try:
-            if not isinstance(raw, str):
-                raise InputError(f"expected text, got {show(raw)}")
-            return parse(raw)
-        except InputError as error:
-            self._report.note(key, error.message)
-            return None
-
-    def number(self, key: str, low: int, high: int, within: Mapping[str, Any] | None = None,
-               path: str | None = None) -> int | None:
-        raw = (self._config if within is None else within).get(key)
-        if raw is None:
-            return None
-        if isinstance(raw, bool) or not isinstance(raw, int) or not low <= raw <= high:
-            self._report.note(path or key, f"expected a number from {low} to {high}, got {show(raw)}")
-            return None
-        return raw
-
-    def choice(self, key: str, choices: Mapping[str, T], *, folded: bool = False) -> T | None:
-        """`folded`: in any case."""
-        raw = self._config.get(key)
-        if not _given(raw):
-            return None
-        word = raw.lower() if folded and isinstance(raw, str) else raw
-        if not isinstance(word, str) or word not in choices:
-            self._report.note(key, f"expected {' or '.join(map(repr, choices))}, got {show(raw)}")
-            return None
-        return choices[word]
-
-    def section(self, key: str, within: Mapping[str, Any] | None = None,
-                path: str | None = None) -> Mapping[str, Any]:
-        raw = (self._config if within is None else within).get(key)
-        if raw is None:
-            return {}
-        if not isinstance(raw, dict):
-            self._report.note(path or key, f"expected an object, got {show(raw)}")
-            return {}
-        return raw
-
-    def device(self, runtime: Mapping[str, Any]) -> PciAddress | None:
-        named = {"runtimeConfig.deviceID": runtime.get("deviceID"), "deviceID": self._config.get("deviceID"),
-                 "pciBusID": self._config.get("pciBusID")}
-        parsed = {key: self.value(raw, key, PciAddress.parse) for key, raw in named.items() if _given(raw)}
+    def device(self, runtime: Values) -> PciAddress | None:
+        names = ((runtime, "deviceID"), (self, "deviceID"), (self, "pciBusID"))
+        parsed = {where.path(key): where.text(key, PciAddress.parse) for where, key in names if where.given(key)}
         found = {address for address in parsed.values() if address}
         if len(found) > 1:
             shown = ", ".join(f"{key} {address}" for key, address in parsed.items())
-            self._report.note("deviceID", f"the VF is named in several ways that disagree: {shown}")
+            self.note("deviceID", f"the VF is named in several ways that disagree: {shown}")
         if not parsed:
-            self._report.note("deviceID", "no VF is named (Multus sets it from the NAD's annotation "
-                                 "k8s.v1.cni.cncf.io/resourceName)")
+            self.note("deviceID", "no VF is named (Multus sets it from the NAD's annotation "
+                      "k8s.v1.cni.cncf.io/resourceName)")
         return found.pop() if len(found) == 1 else None
 
-    def bandwidth(self, runtime: Mapping[str, Any]) -> int | None:
+    def mac(self, runtime: Values, meta: Values, args: Values) -> MacAddress | None:
+        for where, key in ((runtime, "mac"), (meta, "mac"), (args, "MAC"), (self, "mac")):
+            if where.given(key):
+                return where.text(key, MacAddress.parse_unicast)
+        return None
+
+    def bandwidth(self, runtime: Values) -> int | None:
         """What the pod may send, in Mbit/s; 0: as much as it can."""
-        path = "runtimeConfig.bandwidth"
-        section = self.section("bandwidth", runtime, path)
-        rate, burst, ingress, _ = (self.number(key, 0, 2**63 - 1, section, f"{path}.{key}")
+        section = runtime.section("bandwidth")
+        rate, burst, ingress, _ = (section.number(key, 0, 2**63 - 1)
                                    for key in ("egressRate", "egressBurst", "ingressRate", "ingressBurst"))
         if ingress:
-            self._odd(f"{path}.ingressRate", "a VF limits what its pod sends, not what it gets")
+            self._odd(section, "ingressRate", "a VF limits what its pod sends, not what it gets")
         if burst and not rate:
-            self._odd(f"{path}.egressBurst", "needs egressRate, which is not set")
+            self._odd(section, "egressBurst", "needs egressRate, which is not set")
         if rate and rate < _MEGABIT:
-            expected = f"expected 0 or at least {_MEGABIT} bit/s, a VF's smallest limit, got {rate}"
-            self._odd(f"{path}.egressRate", expected)
+            self._odd(section, "egressRate", f"expected 0 or at least {_MEGABIT} bit/s, a VF's smallest limit, "
+                      f"got {rate}")
             return None
         return None if rate is None else min(rate // _MEGABIT, _RATE_LIMIT)
 
     def check_combinations(self, settings: VfSettings) -> None:
         low, high = settings.min_tx_rate, settings.max_tx_rate
         if low and high and low > high:
-            self._report.note("min_tx_rate", f"expected at most max_tx_rate ({high}), got {low}")
-        for key, unset in (("vlanQoS", settings.vlan_qos is None), ("vlanProto", settings.vlan_proto is None)):
-            if not unset and self._config.get("vlan") is None:
-                self._report.note(key, "needs vlan, which is not set")
+            self.note("min_tx_rate", f"expected at most max_tx_rate ({high}), got {low}")
+        for key, value in (("vlanQoS", settings.vlan_qos), ("vlanProto", settings.vlan_proto)):
+            if value is not None and self.document.get("vlan") is None:
+                self.note(key, "needs vlan, which is not set")
         if settings.vlan_qos and settings.vlan == 0:
-            self._report.note("vlanQoS", f"expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
+            self.note("vlanQoS", f"expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
         if settings.vlan_proto == _VLAN_PROTOCOLS["802.1ad"] and settings.vlan == 0:
-            self._report.note("vlanProto", "expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
+            self.note("vlanProto", "expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
 
-    def check_addresses(self, raw: object) -> None:
+    def check_addresses(self, runtime: Values) -> None:
         """Those that a pod asks for: the IPAM plugin reads them, here is only said what it cannot."""
-        path = "runtimeConfig.ips"
+        raw = runtime.document.get("ips")
         if raw is None:
             return
         if not isinstance(raw, list):
-            self._report.note(path, f"expected a list, got {show(raw)}")
+            runtime.note("ips", f"expected a list, got {show(raw)}")
             return
         if len(raw) > MOST_VALUES:
-            self._report.note(path, f"expected at most {MOST_VALUES} addresses, got {len(raw)}")
+            runtime.note("ips", f"expected at most {MOST_VALUES} addresses, got {len(raw)}")
             return
         for number, text in enumerate(raw):
             try:
@@ -215,33 +169,26 @@ class _Reader:
                     raise InputError("is not text")
                 parse_interface_address(text)
             except InputError as error:
-                self._report.note(f"{path}[{number}]", f"{show(text)} {error.message}")
-        if raw and self._config.get("ipam") in (None, {}):
-            self._odd(path, "this network gives no addresses: it has no ipam")
+                runtime.note(f"ips[{number}]", f"{show(text)} {error.message}")
+        if raw and self.document.get("ipam") in (None, {}):
+            self._odd(runtime, "ips", "this network gives no addresses: it has no ipam")
 
     def check_log(self) -> None:
-        for key in ("logLevel", "logFile"):
-            self.value(self._config.get(key), key, str)
-        level = self._config.get("logLevel")
-        if isinstance(level, str) and level and level.lower() not in _LOG_LEVELS:
-            self._odd("logLevel", f"expected one of {', '.join(_LOG_LEVELS)}, got {show(level)}")
+        self.text("logFile", str)
+        level = self.text("logLevel", str)
+        if level is not None and level.lower() not in _LOG_LEVELS:
+            self._odd(self, "logLevel", f"expected one of {', '.join(_LOG_LEVELS)}, got {show(level)}")
 
-    def check_keys(self) -> None:
+    def check_keys(self, report: Report) -> None:
         known = (*_STANDARD_KEYS, *_OUR_KEYS)
-        for key in self._config:
-            if key in known or key.startswith("cni.dev/"):
-                continue
-            near = self._report.suggest(key, known)
-            self._odd(key, "unknown key" + (f", did you mean {near}?" if near else ""))
+        for key in self.document:
+            if key not in known and not key.startswith("cni.dev/"):
+                near = report.suggest(key, known)
+                self._odd(self, key, "unknown key" + (f", did you mean {near}?" if near else ""))
 
-    def _odd(self, path: str, remark: str) -> None:
+    def _odd(self, where: Values, key: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""
-        (self._report.note if self._config.get("type") == "vfpool" else self._report.warn)(path, remark)
-
-
-def _given(raw: object) -> bool:
-    """Templates leave null or an empty text where they have no value."""
-    return raw is not None and raw != ""
+        (where.note if self.document.get("type") == "vfpool" else where.warn)(key, remark)
 
 
 def _lower(rate: int | None, other: int | None) -> int | None:

@@ -17,7 +17,7 @@ PACKAGES = ("sriov", "deviceplugin", "cni", "admission")
 # Every package may import itself and sriov; admission the named modules of cni too: one parser for webhook,
 # CNI and command line. __main__ modules join packages as they need.
 SHARED_WITH_ADMISSION = (
-    "cni.protocol", "cni.netconf", "cni.annotation", "cni.networkref", "cni.fields", "cni.grammar",
+    "cni.protocol", "cni.netconf", "cni.values", "cni.annotation", "cni.networkref", "cni.fields", "cni.grammar",
 )
 
 # No part of sriov imports one that is named after it here.
@@ -36,8 +36,8 @@ PURE = (
     *(f"sriov.views.{name}" for name in (
         "tables", "exports", "report", "drawing", "plantext", "explanation", "stories")),
     *(f"cni.{name}" for name in (
-        "protocol", "result", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields",
-        "grammar")),
+        "protocol", "result", "netconf", "values", "record", "steps", "annotation", "selection", "networkref",
+        "fields", "grammar")),
     "deviceplugin.allocation",
     *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )

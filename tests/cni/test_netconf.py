@@ -116,7 +116,7 @@ def test_a_bad_mac_is_named_by_its_source_and_not_passed_over():
     assert problems(args={"cni": {"mac": 5}}, mac=C) == ["args.cni.mac: expected text, got 5"]
     assert problems(args={"cni": []}) == ["args.cni: expected an object, got a list"]
     assert problems({"MAC": "x"}, mac=C) == [
-        "CNI_ARGS MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+        "CNI_ARGS.MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
 
 
 def test_other_args_are_for_others():
@@ -237,7 +237,7 @@ def test_where_and_how_much_is_logged_is_the_agents_matter():
     assert problems(logLevel="much") == [problem]
     assert parse(type="sriov", logLevel="much").warnings == (problem,)
     assert problems(type="sriov", logLevel=3, logFile=[]) == [
-        "logLevel: expected text, got 3", "logFile: expected text, got a list"]
+        "logFile: expected text, got a list", "logLevel: expected text, got 3"]
 
 
 @pytest.mark.parametrize(("wrong", "problem"), [
