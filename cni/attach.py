@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from cni.allocation import Allocated, check_allocation
+from cni.announce import Arrival, start_announcing
 from cni.away import Pod, check_way, configure, find_usable_link, take_away
 from cni.check import check_attachment
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
@@ -21,7 +22,7 @@ from cni.detach import Detacher
 from cni.gc import collect_garbage
 from cni.home import look_at_home
 from cni.invocation import Invocation
-from cni.ipam import ipam_add, remember_ipam
+from cni.ipam import NothingGiven, ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
@@ -150,7 +151,6 @@ class Attachments:
             check_way(host, vf, conf, pod)
         record = self._new_record(host, vf, link, conf, request, pod)
         self._store.write(record)
-        addresses: Addresses | None = None
         try:
             kernel.trace("record")
             addresses = self._ask_ipam(conf, call)
@@ -163,9 +163,12 @@ class Attachments:
             call.check()
             self._store.write(record.attached(result))
         except BaseException as error:
-            self._undo(call, conf, record, error, given=addresses is not None)
+            self._undo(call, conf, record, error)
             raise
         kernel.trace("done")
+        if inside is not None:
+            start_announcing(pod.netns_fd, Arrival(netns=request.netns, index=inside.index, mac=inside.mac,
+                                                   addresses=[ip.address.ip for ip in addresses.ips]))
         return result
 
     def _ask_ipam(self, conf: NetConf, call: Invocation) -> Addresses:
@@ -175,12 +178,11 @@ class Attachments:
         self._kernel.trace("ipam")
         return addresses
 
-    def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException, *,
-              given: bool) -> None:
+    def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
         free = partial(self._detacher.free, conf.ipam, call.request, UNDO_BUDGET)
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
-        kept = free if given else partial(_try, free, error)
+        kept = partial(_try, free, error) if isinstance(error, NothingGiven) else free
         _try(partial(self._custody.release, record, call.netns_fd, time.monotonic() + HANDED_BACK, kept), error)
 
     def _new_record(self, host: Links, vf: Vf, link: Link | None, conf: NetConf, request: Request,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf
+from cni.netns import set_up_ipv6
 from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
@@ -29,6 +30,7 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
 
     `came_home` is what this process brought home last: that has been through udev.
     """
+    _check_supported(kernel, host, vf)
     driver = kernel.sysfs.read_driver(vf.address)
     if driver is None:
         raise Refused(f"{vf} has no driver", hint="its pool's `driver` says which one it shall have")
@@ -41,6 +43,17 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
     if came_home is not None and (came_home.index, came_home.name) == (link.index, link.name):
         return link          # udev keeps a name that was given
     return kernel.find_link(host, vf.address) if kernel.settle(link.index) else link
+
+
+def _check_supported(kernel: Kernel, host: Links, vf: Vf) -> None:
+    pf = host.find(vf.pf_index)
+    if pf is not None and pf.kind != "ether":
+        raise Refused(f"{vf} is of a PF with link type {pf.kind}: only ether is supported so far")
+    mode = kernel.eswitch_mode(vf.pf)
+    if mode not in (None, "legacy"):
+        raise Refused(
+            f"{vf} is of a PF whose eswitch mode is {mode}: only legacy is supported so far, since nothing would "
+            "forward what the VF sends", hint=f"devlink dev eswitch set pci/{vf.pf} mode legacy")
 
 
 def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:
@@ -82,7 +95,11 @@ def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetC
 
 
 def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> None:
-    """Give the pod's netdev what IPAM said."""
+    """Give the pod's netdev what IPAM said. IPv6 addresses can be used at once, while the kernel still looks for
+    others that have them (RFC 4429): `announce` hears what it found.
+    """
+    if any(ip.address.version == 6 for ip in addresses.ips):
+        set_up_ipv6(pod.netns_fd, pod.ifname)
     for ip in addresses.ips:
         kernel.changes.run(pod.links.add_address, link.index, ip.address)
     for route in addresses.routes:
@@ -93,6 +110,10 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
 
 def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:
     what = f"move {link.name} of {vf} into the pod as {pod.ifname}"
+    # With an altname that is taken there the kernel moves no netdev, nor renames one to its own altname.
+    clashing = [name for name in link.altnames if name == pod.ifname or pod.links.find(name) is not None]
+    if clashing:
+        kernel.changes.run(host.delete_altnames, link.index, clashing)
     mtu = conf.mtu if conf.mtu != link.mtu else None
     try:
         kernel.changes.run(host.change, link.index, what, netns_fd=pod.netns_fd, name=pod.ifname, mac=conf.mac,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,15 @@ _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
 
 
+class NothingGiven(CniError):
+    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved."""
+
+
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
-    """Addresses for the attachment; raise CniError with the plugin's own code and words."""
+    """Addresses for the attachment; raise CniError with the plugin's own code and words.
+
+    After any but NothingGiven it may have reserved some: one that is killed at `timeout`, say.
+    """
     output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
     if len(output) > _RESULT_LIMIT:
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {len(output)} bytes, at most "
@@ -60,16 +68,22 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
     executable = _find(plugin, environment.get("CNI_PATH", ""))
     environment = {"PATH": os.defpath, **environment, "CNI_COMMAND": command.value}
     try:
-        done = subprocess.run([executable], input=stdin, env=environment, capture_output=True,
-                              timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise CniError(Code.TRY_AGAIN_LATER,
-                       f"IPAM plugin {plugin}: no answer to {command} within {timeout:.0f} s") from None
+        process = subprocess.Popen([executable], env=environment, process_group=0, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        raise CniError(Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
-    if done.returncode != 0:
-        raise _error(plugin, command, done.stdout, done.stderr, done.returncode)
-    return done.stdout
+        raise NothingGiven(
+            Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired:
+            # With its children: one that goes on would give an address after the DEL that takes it back.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise CniError(Code.TRY_AGAIN_LATER,
+                           f"IPAM plugin {plugin}: no answer to {command} within {timeout:.0f} s") from None
+    if process.returncode != 0:
+        raise _error(plugin, command, stdout, stderr, process.returncode)
+    return stdout
 
 
 def _find(plugin: str, path: str) -> Path:
@@ -77,10 +91,11 @@ def _find(plugin: str, path: str) -> Path:
         candidate = Path(folder, plugin)
         if candidate.is_file():
             return candidate
-    raise CniError(Code.INVALID_CONFIG, f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
+    raise NothingGiven(Code.INVALID_CONFIG,
+                       f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
 
 
-def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:
+def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> NothingGiven:
     try:
         document = json.loads(stdout)
         code, message = int(document["code"]), str(document["msg"])
@@ -88,7 +103,7 @@ def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: 
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         code, details = Code.FAILED, None
         message = (stderr or stdout).decode(errors="replace").strip()[-500:] or f"exit status {status}"
-    error = CniError(code, f"IPAM plugin {plugin}: {command} failed: {message}")
+    error = NothingGiven(code, f"IPAM plugin {plugin}: {command} failed: {message}")
     if details:
         error.add_note(str(details))
     return error

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from cni.steps import MacOrder, mac_order
 from sriov.errors import HostError
+from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import Link, VfSettings
@@ -92,6 +93,11 @@ class Kernel:
             return None
         except OSError as error:
             raise HostError(f"cannot look at device {address}", errno=error.errno or 0) from None
+
+    def eswitch_mode(self, pf: PciAddress) -> str | None:
+        """As Devlink.eswitch_mode."""
+        with Devlink.open() as devlink:
+            return devlink.eswitch_mode(pf)
 
     def find_link(self, host: Links, address: PciAddress) -> Link | None:
         """The device's netdev on the host, under whatever name."""

@@ -7,15 +7,18 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import NoReturn
+from typing import TypeVar
 
 from sriov.errors import Gone, HostError
 from sriov.host.netlink import Links
 
+T = TypeVar("T")
+
+_CONF = Path("/proc/sys/net/ipv6/conf")      # of the network namespace of the thread that opens it
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703            # linux/nsfs.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,34 +59,59 @@ def open_netns(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-@contextmanager
-def links_in(fd: int) -> Iterator[Links]:
-    """The links of network namespace `fd`, for as long as the context lasts.
+def call_in(fd: int, work: Callable[[], T]) -> T:
+    """What `work` returns, called in network namespace `fd`: sockets that it makes belong there for good.
 
-    A socket belongs to the namespace that its thread was in when it was made. That thread is made for this
-    and ends with it: one that called setns must never run anything else.
+    It runs in a thread that is made for it and ends with it: one that called setns must never run anything else.
     """
-    made: list[Links | BaseException] = []
+    made: list[T] = []
+    failed: list[BaseException] = []
 
     def enter() -> None:
         try:
             setns(fd)
-            made.append(Links.open())
+            made.append(work())
         except BaseException as error:  # handed to the caller's thread, whatever it is
-            made.append(error)
+            failed.append(error)
 
     thread = threading.Thread(target=enter, name="netns")
     thread.start()
     thread.join()
-    outcome = made[0]
-    if isinstance(outcome, BaseException):
-        _raise(outcome)
-    with outcome:
-        yield outcome
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
-def _raise(error: BaseException) -> NoReturn:
-    raise error
+@contextmanager
+def links_in(fd: int) -> Iterator[Links]:
+    """The links of network namespace `fd`, for as long as the context lasts."""
+    with call_in(fd, Links.open) as links:
+        yield links
+
+
+def set_up_ipv6(fd: int, ifname: str) -> None:
+    """Let an interface of namespace `fd` have IPv6 addresses, use them during DAD, keep them when it goes down.
+
+    Runtimes may make namespaces without IPv6 (net.ipv6.conf.default.disable_ipv6). Raises HostError.
+    """
+    def write() -> None:
+        for name in ("lo", ifname):
+            _write_sysctl(name, "disable_ipv6", "0")
+        _write_sysctl(ifname, "keep_addr_on_down", "1")
+        if (_CONF / ifname / "optimistic_dad").exists():      # CONFIG_IPV6_OPTIMISTIC_DAD
+            _write_sysctl(ifname, "optimistic_dad", "1")
+
+    call_in(fd, write)
+
+
+def _write_sysctl(ifname: str, key: str, value: str) -> None:
+    path = _CONF / ifname / key
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except OSError as error:
+        raise HostError(f"cannot set net.ipv6.conf.{ifname}.{key} to {value} in the pod", errno=error.errno or 0,
+                        hint="IPv6 needs a kernel that has it, and /proc/sys writable for this process") from None
 
 
 def netns_cookie(path: str) -> int | None:

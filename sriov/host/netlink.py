@@ -39,12 +39,13 @@ from sriov.host.vfinfo import encode_vf_changes
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
-_RTMGRP_LINK = 1
+_RTMGRP_LINK, _RTMGRP_IPV6_IFADDR = 0x1, 0x100
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_GETNEXTHOP, _RTM_NEWLINKPROP, _RTM_DELLINKPROP = 106, 108, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
+_IFA_F_OPTIMISTIC = 0x04
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
 _ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
@@ -175,6 +176,7 @@ class Links:
     # -- addresses and routes ----------------------------------------------------------------------------
 
     def add_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
+        """An IPv6 address is optimistic where the link's sysctl allows that: usable before DAD is over."""
         message = ifaddrmsg()
         message["family"] = _family(address)
         message["prefixlen"] = address.network.prefixlen
@@ -182,6 +184,8 @@ class Links:
         message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
         if address.version == 4 and address.network.prefixlen < 31:
             message["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+        if address.version == 6:
+            message["attrs"].append(("IFA_FLAGS", _IFA_F_OPTIMISTIC))
         self._socket.change(_RTM_NEWADDR, _body(message), f"add the address {address}",
                             _NLM_F_CREATE | _NLM_F_REPLACE)
 
@@ -228,12 +232,14 @@ class Links:
 
 
 class LinkEvents:
-    """Messages that a link of this namespace changed; `fileno` turns readable when there are any."""
+    """Messages that a link of the calling thread's namespace changed, and with `addresses` an IPv6 address of one;
+    `fileno` turns readable when there are any.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, addresses: bool = False) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, 0)
-        self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.bind((0, _RTMGRP_LINK | (_RTMGRP_IPV6_IFADDR if addresses else 0)))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -28,16 +28,21 @@ _AF_INET, _AF_INET6 = 2, 10
 _RTN_UNICAST, _RTM_F_CLONED = 1, 0x200
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _ROUTE, _ADDRESS, _NEXTHOP = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=HBBi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """An address of link `index`."""
+    """An address of link `index`. IPv6: `tentative` while the kernel looks for others that have it, `duplicate`
+    where it found one.
+    """
 
     index: int
     address: IPv4Interface | IPv6Interface
+    tentative: bool = False
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,9 @@ def decode_address(raw: bytes) -> Address | None:
     if packed is None or family not in (_AF_INET, _AF_INET6):
         return None
     address = IPv4Address(packed) if family == _AF_INET else IPv6Address(packed)
-    return Address(index=index, address=ip_interface(f"{address}/{prefix}"))
+    flags = found.number(_IFA_FLAGS) or 0
+    return Address(index=index, address=ip_interface(f"{address}/{prefix}"),
+                   tentative=bool(flags & _IFA_F_TENTATIVE), duplicate=bool(flags & _IFA_F_DADFAILED))
 
 
 def is_default_route(raw: bytes) -> bool:

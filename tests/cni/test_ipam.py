@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +21,15 @@ from cni import repair
 from cni.attach import Attachments
 from cni.custody import Custody, Loss
 from cni.invocation import Invocation
-from cni.ipam import ipam_add, ipam_delete, ipam_release, remember_ipam
+from cni.ipam import NothingGiven, ipam_add, ipam_delete, ipam_release, remember_ipam
 from cni.kernel import Kernel
-from cni.protocol import CniError, Command
+from cni.netconf import NetConf
+from cni.protocol import CniError, Code, Command
 from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
 from cni.result import Ip
 from cni.store import Store
 from sriov.errors import HostError
+from sriov.model import VfSettings
 from tests.cni.test_record import record
 from tests.cni.test_result import ADDRESSES, GOLDEN
 from tests.support.node import wait_for
@@ -129,6 +132,46 @@ def test_timeout_ends_the_plugin(plugin, request_of, tmp_path):
     assert time.monotonic() - started < 5
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_timeout_ends_the_plugins_children_too(plugin, request_of, tmp_path):
+    """A script around the plugin proper, say: that one would reserve an address after its DEL."""
+    plugin(f"sleep 60 & echo $! > {tmp_path / 'pid'}\nwait", "/bin/sh")
+    assert refusal(ipam_add, "fake", request_of(), 0.5)[0] == 11
+    child = int((tmp_path / "pid").read_text())
+    wait_for("the child's end", lambda: not Path(f"/proc/{child}").exists()
+             or Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+@pytest.mark.parametrize(("body", "given"), [
+    ("import time\ntime.sleep(60)", True),                     # killed: it may have been about to answer
+    ("print('{}')", True),
+    ("print('no JSON')", True),
+    ("import sys\nsys.exit(1)", False),
+])
+def test_whether_an_add_that_failed_may_have_reserved_an_address(plugin, request_of, body, given):
+    plugin(body)
+    with pytest.raises(CniError) as caught:
+        ipam_add("fake", request_of(), 1.0)
+    assert isinstance(caught.value, NothingGiven) is not given
+    with pytest.raises(NothingGiven):
+        ipam_add("missing", request_of(), 1.0)
+
+
+@pytest.mark.parametrize(("error", "owed"), [
+    (CniError(Code.TRY_AGAIN_LATER, "no answer"), 1), (OSError(28, "disk full"), 1),
+    (NothingGiven(Code.FAILED, "no address left"), 0)])
+def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, request_of, error, owed):
+    counted(status=1)
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        call = Invocation(request=request_of(), netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 9)
+        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
+        Attachments(NOW, store)._undo(call, conf, lost(), error)
+        assert (list(store), len(store.owed)) == ([], owed)
+        assert "undo failed: IPAM plugin fake: DEL failed" in error.__notes__[0]
+    with opened(tmp_path / "state") as store:      # on disk, for an agent that starts anew
+        assert [left.attachment for left in store.owed] == owed * [("c1", "net1")]
 
 
 @pytest.mark.parametrize("path", ["", ":", "/nowhere"])

@@ -1,0 +1,139 @@
+"""Tell the neighbours of a pod's new interface whose its addresses are: gratuitous ARP, unsolicited NA.
+
+An address may have been another pod's a moment ago, and switches and neighbours go on by what they learnt.
+The frames are complete ones, sent through a packet socket of that one interface: they can leave by no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from cni.netns import call_in, find_place
+from sriov.errors import SriovError
+from sriov.host.netlink import LinkEvents, Links
+from sriov.pci import MacAddress
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0      # seconds for carrier and DAD; for as long the namespace is held open
+_REPEAT = 1.0       # seconds to the second time: a link that just went up may lose its first packets
+_LOOK = 0.5         # seconds between two looks whether the pod is still there
+
+_ETH_P_IP6, _ETH_P_ARP, _ARP_REQUEST, _ICMPV6 = 0x86DD, 0x0806, 1, 58
+_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_ADDRESS = 136, 1 << 29, 2      # RFC 4861, 4.4 and 4.6.1
+_ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), b"\x33\x33\0\0\0\1"
+_BROADCAST = b"\xff" * 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """An interface that has just come to a pod; `netns` is the path of that pod's namespace."""
+
+    netns: str
+    index: int
+    mac: MacAddress
+    addresses: Sequence[IPv4Address | IPv6Address]
+
+
+def start_announcing(netns_fd: int, arrival: Arrival) -> None:
+    """Announce in a thread, once the interface has a carrier and DAD is over; what fails is logged."""
+    if not arrival.addresses:
+        return
+    try:
+        fd = os.dup(netns_fd)
+        threading.Thread(target=_run, args=(fd, arrival), name="announce", daemon=True).start()
+    except (OSError, RuntimeError) as error:     # too many descriptors or threads: the ADD is done all the same
+        log.warning("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
+
+
+def _run(netns_fd: int, arrival: Arrival) -> None:
+    try:
+        with ExitStack() as stack:
+            stack.callback(os.close, netns_fd)
+            place = find_place(arrival.netns)
+            links, events, packets = call_in(netns_fd, lambda: _open(stack, arrival.index))
+            _announce(links, events, packets, arrival, place)
+    except (SriovError, OSError) as error:       # the pod may be gone again
+        log.info("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
+
+
+def _open(stack: ExitStack, index: int) -> tuple[Links, LinkEvents, socket.socket]:
+    links = stack.enter_context(Links.open())
+    events = LinkEvents(addresses=True)
+    stack.callback(events.close)
+    # Protocol 0: it sends, and receives nothing.
+    packets = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0))
+    link = links.find(index)
+    if link is not None:
+        packets.bind((link.name, 0))
+    return links, events, packets
+
+
+def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival: Arrival,
+              place: tuple[int, int] | None) -> None:
+    until = time.monotonic() + PATIENCE
+    waiting = set(arrival.addresses)
+    due: list[tuple[float, IPv4Address | IPv6Address]] = []       # to be said again
+    while (waiting or due) and (now := time.monotonic()) < until and find_place(arrival.netns) == place:
+        link = links.find(arrival.index)
+        if link is None:
+            return                      # its DEL was quicker
+        ready = _ready(links, arrival, waiting) if link.carrier else set()
+        for address in (*ready, *(address for moment, address in due if moment <= now)):
+            packets.send(announcement(arrival.mac, address))
+        due = [(moment, address) for moment, address in due if moment > now]
+        due += [(now + _REPEAT, address) for address in ready]
+        waiting -= ready
+        rest = min([until, now + _LOOK, *(moment for moment, _ in due)]) - now
+        if select.select([events], [], [], rest)[0]:
+            events.drain()
+    if waiting:
+        log.info("index %d of %s: not announced within %.0f s: %s", arrival.index, arrival.netns, PATIENCE,
+                 ", ".join(map(str, waiting)))
+
+
+def _ready(links: Links, arrival: Arrival, waiting: set[IPv4Address | IPv6Address],
+           ) -> set[IPv4Address | IPv6Address]:
+    """Which of `waiting` are settled; one that somebody else has leaves it."""
+    if not any(address.version == 6 for address in waiting):
+        return set(waiting)
+    states = {found.address.ip: found for found in links.dump_addresses() if found.index == arrival.index}
+    for address in [address for address in waiting if address in states and states[address].duplicate]:
+        log.error("index %d of %s: somebody else on the link has %s", arrival.index, arrival.netns, address)
+        waiting.discard(address)
+    return {address for address in waiting
+            if address.version == 4 or (address in states and not states[address].tentative)}
+
+
+def announcement(mac: MacAddress, address: IPv4Address | IPv6Address) -> bytes:
+    """The Ethernet frame that says that `mac` has `address`. Source: RFC 826 and 5227; RFC 4861, 7.2.6."""
+    own = bytes.fromhex(mac.replace(":", ""))
+    if address.version == 4:
+        arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, _ARP_REQUEST, own, address.packed, bytes(6),
+                          address.packed)
+        return _BROADCAST + own + struct.pack("!H", _ETH_P_ARP) + arp
+    body = struct.pack("!I16sBB6s", _OVERRIDE, address.packed, _TARGET_LINK_ADDRESS, 1, own)
+    pseudo = address.packed + _ALL_NODES.packed + struct.pack("!II", len(body) + 4, _ICMPV6)
+    checksum = _checksum(pseudo + struct.pack("!BBH", _ADVERTISEMENT, 0, 0) + body)
+    icmp = struct.pack("!BBH", _ADVERTISEMENT, 0, checksum) + body
+    # Hop limit 255: receivers believe no other (RFC 4861, 7.1.2).
+    header = struct.pack("!IHBB16s16s", 6 << 28, len(icmp), _ICMPV6, 255, address.packed, _ALL_NODES.packed)
+    return _ALL_NODES_MAC + own + struct.pack("!H", _ETH_P_IP6) + header + icmp
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet's (RFC 1071); `data` has an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -1,0 +1,70 @@
+"""What no VF is taken away for: PFs whose VFs would not work in a pod."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cni.away import find_usable_link
+from cni.kernel import Vf
+from cni.steps import MacOrder
+from sriov.errors import HostError, Refused
+from sriov.model import Link
+from sriov.pci import MacAddress, PciAddress
+
+PF, ADDRESS = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:02.1")
+VF = Vf(address=ADDRESS, index=1, pf=PF, pf_name="ens1f0", pf_index=4, order=MacOrder.PF_FIRST)
+
+
+def link(index, name, kind="ether", pci=None):
+    return Link(index=index, name=name, mac=MacAddress("02:00:00:00:00:01"), mtu=1500, up=True, carrier=True,
+                kind=kind, pci=pci)
+
+
+def find(mode=None, kind="ether", driver="iavf"):
+    links = {4: link(4, "ens1f0", kind), 9: link(9, "ens1f0v1", pci=ADDRESS)}
+
+    def eswitch_mode(pf):
+        assert pf == PF
+        if isinstance(mode, Exception):
+            raise mode
+        return mode
+
+    host: Any = SimpleNamespace(find=links.get)
+    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: driver), eswitch_mode=eswitch_mode,
+                             find_link=lambda host, vf: links[9], settle=lambda index: False)
+    return find_usable_link(kernel, host, VF, None)
+
+
+@pytest.mark.parametrize("mode", [None, "legacy"])
+def test_a_vf_of_a_plain_ethernet_pf_is_usable(mode):
+    assert find(mode).name == "ens1f0v1"
+
+
+@pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "uio_pci_generic", "igb_uio"])
+def test_every_driver_that_hands_it_to_user_space_leaves_no_netdev_to_move(driver):
+    assert find(driver=driver) is None
+
+
+@pytest.mark.parametrize("driver", ["iavf", "vfio-pci"])
+def test_switchdev_mode_is_refused_with_the_way_out(driver):
+    with pytest.raises(Refused, match=r"^VF 0000:3b:02.1 \(ens1f0 vf 1\) is of a PF whose eswitch mode is "
+                                      "switchdev: only legacy is supported so far") as caught:
+        find("switchdev", driver=driver)
+    assert caught.value.hint == "devlink dev eswitch set pci/0000:3b:00.0 mode legacy"
+
+
+@pytest.mark.parametrize("driver", ["mlx5_core", "vfio-pci"])
+def test_infiniband_is_refused(driver):
+    with pytest.raises(Refused, match="is of a PF with link type infiniband: only ether is supported so far"):
+        find(kind="infiniband", driver=driver)
+
+
+def test_a_mode_that_cannot_be_read_is_not_legacy():
+    with pytest.raises(HostError, match="cannot read eswitch modes"):
+        find(HostError("cannot read eswitch modes"))
+
+
+def test_a_vf_without_a_driver_is_refused():
+    with pytest.raises(Refused, match="has no driver"):
+        find(driver=None)

@@ -1,0 +1,168 @@
+"""Announcements on this machine's kernel: what the other end of a veth pair hears, and when."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+import pytest
+
+from cni.announce import PATIENCE, Arrival, announcement, start_announcing
+from cni.netns import call_in, set_up_ipv6
+from sriov.errors import HostError
+from tests.support.node import wait_for
+
+pytestmark = pytest.mark.kernel
+
+
+class Ear:
+    """A packet socket on an interface of a namespace."""
+
+    def __init__(self, namespace, ifname):
+        everything = socket.htons(3)       # ETH_P_ALL
+        self._socket = call_in(namespace.fd, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, everything))
+        self._socket.bind((ifname, 3))
+        self._socket.settimeout(0.05)
+        self.heard = []
+
+    def count(self, frame):
+        with contextlib.suppress(TimeoutError):
+            # An interface that is down, or goes down, is told once.
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            while True:
+                self.heard.append(self._socket.recv(2048))
+        return self.heard.count(frame)
+
+    def close(self):
+        self._socket.close()
+
+
+@pytest.fixture
+def arrive(host, pod):
+    """An interface in the pod, its peer on the host; called with addresses, gives the arrival and an ear."""
+    with contextlib.ExitStack() as stack:
+        def make(*addresses, peer_up=True):
+            host.add_veth("outside", "inside")
+            host.run("link", "set", "inside", "netns", pod.name, "name", "net1")
+            if peer_up:
+                host.run("link", "set", "outside", "up")
+            pod.run("link", "add", "eth0", "type", "veth", "peer", "name", "eth0-peer")
+            for name in ("net1", "eth0", "eth0-peer"):
+                pod.run("link", "set", name, "up")
+            link = pod.links.find("net1")
+            set_up_ipv6(pod.fd, "net1")
+            for address in addresses:
+                pod.links.add_address(link.index, ip_interface(address))
+            ear, other = Ear(host, "outside"), Ear(pod, "eth0-peer")
+            stack.callback(ear.close)
+            stack.callback(other.close)
+            ips = [ip_interface(address).ip for address in addresses]
+            return Arrival(netns=pod.path, index=link.index, mac=link.mac, addresses=ips), ear, other
+
+        yield make
+        wait_for("the announcing threads to end", lambda: not announcing())
+
+
+def announcing():
+    return [thread for thread in threading.enumerate() if thread.name == "announce"]
+
+
+def test_each_address_is_announced_twice_by_its_own_interface(pod, arrive):
+    arrival, ear, other = arrive("10.9.0.1/24", "fd00::1/64")
+    started = time.monotonic()
+    start_announcing(pod.fd, arrival)
+    assert time.monotonic() - started < 0.2
+    for address in arrival.addresses:
+        frame = announcement(arrival.mac, address)
+        wait_for(f"two announcements of {address}", lambda: ear.count(frame) == 2)      # noqa: B023 - called at once
+        assert other.count(frame) == 0
+    wait_for("the thread to end", lambda: not announcing())
+    assert [ear.count(announcement(arrival.mac, address)) for address in arrival.addresses] == [2, 2]
+
+
+def test_it_waits_for_a_carrier(host, pod, arrive):
+    arrival, ear, _ = arrive("10.9.0.1/24", peer_up=False)
+    start_announcing(pod.fd, arrival)
+    wait_for("the thread to wait", announcing)
+    assert not pod.links.find("net1").carrier
+    host.run("link", "set", "outside", "up")
+    wait_for("the announcement", lambda: ear.count(announcement(arrival.mac, ip_address("10.9.0.1"))))
+
+
+def test_ipv6_can_be_used_during_dad_and_is_announced_after_it(pod, arrive):
+    arrival, ear, _ = arrive("fd00::1/64")
+    (found,) = [found for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"]
+    assert found.tentative
+
+    def bind():
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("fd00::1", 4711))
+
+    call_in(pod.fd, bind)
+    start_announcing(pod.fd, arrival)
+    frame = announcement(arrival.mac, ip_address("fd00::1"))
+    assert ear.count(frame) == 0
+    wait_for("the announcement", lambda: ear.count(frame))
+    (found,) = [found for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"]
+    assert not found.tentative
+
+
+def test_an_address_that_somebody_has_is_said_and_not_announced(host, pod, arrive, caplog):
+    host.run("link", "add", "outside", "type", "veth", "peer", "name", "inside")
+    host.run("link", "set", "outside", "up")
+    host.run("address", "add", "fd00::1/64", "dev", "outside", "nodad")
+    host.run("link", "set", "inside", "netns", pod.name, "name", "net1")
+    pod.run("link", "set", "net1", "up")
+    link = pod.links.find("net1")
+    wait_for("a carrier", lambda: pod.links.find("net1").carrier)
+    set_up_ipv6(pod.fd, "net1")
+    pod.links.add_address(link.index, ip_interface("fd00::1/64"))
+    start_announcing(pod.fd, Arrival(netns=pod.path, index=link.index, mac=link.mac,
+                                     addresses=[ip_address("fd00::1")]))
+    wait_for("the thread to end", lambda: not announcing())
+    assert "somebody else on the link has fd00::1" in caplog.text
+    assert [found.duplicate for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"] == [True]
+
+
+@pytest.mark.parametrize("end", ["link", "namespace"])
+def test_a_pod_that_goes_is_not_held(host, pod, arrive, end):
+    arrival, _, _ = arrive("10.9.0.1/24", peer_up=False)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    started = time.monotonic()
+    start_announcing(pod.fd, arrival)
+    if end == "link":
+        host.run("link", "del", "outside")
+    else:
+        pod.remove()
+    wait_for("the thread to end", lambda: not announcing())
+    assert time.monotonic() - started < PATIENCE / 2
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_ipv6_is_set_up_where_the_namespace_was_made_without(pod):
+    pod.add_veth("net1", "peer")
+    conf = "/proc/sys/net/ipv6/conf"
+
+    def read():
+        keys = ("disable_ipv6", "keep_addr_on_down", "optimistic_dad")
+        return [Path(f"{conf}/net1/{key}").read_text().strip() for key in keys]
+
+    def disable():
+        for name in ("net1", "lo"):
+            Path(f"{conf}/{name}/disable_ipv6").write_text("1")
+
+    call_in(pod.fd, disable)
+    index = pod.links.find("net1").index
+    with pytest.raises(HostError):
+        pod.links.add_address(index, ip_interface("fd00::1/64"))
+    set_up_ipv6(pod.fd, "net1")
+    assert call_in(pod.fd, read) == ["0", "1", "1"]
+    pod.links.add_address(index, ip_interface("fd00::1/64"))
+    for state in ("up", "down", "up"):
+        pod.run("link", "set", "net1", state)
+    assert "fd00::1" in str(pod.ip("addr", "show", "net1"))
+    with pytest.raises(HostError, match=r"cannot set net.ipv6.conf.gone.disable_ipv6 to 0 in the pod: ENOENT"):
+        set_up_ipv6(pod.fd, "gone")
