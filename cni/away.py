@@ -105,7 +105,7 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
     for route in addresses.routes:
         gateway = route.gateway or next(
             (ip.gateway for ip in addresses.ips if ip.address.version == route.to.version), None)
-        kernel.changes.run(pod.links.add_route, link.index, route.to, gateway)
+        kernel.changes.run(pod.links.add_route, link.index, route.to, gateway, route.options)
 
 
 def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:

@@ -119,10 +119,14 @@ def _show(name: str, value: object) -> str:
 def _compare_addresses(record: Record, previous: Mapping[str, Any], link: Link, pod: Links) -> Iterator[str]:
     made = own_addresses(record)
     left = parse_addresses(previous, "network configuration: prevResult", Code.INVALID_CONFIG)
-    here = {entry.address for entry in pod.dump_addresses() if entry.index == link.index}
+    here = {entry.address: entry for entry in pod.dump_addresses() if entry.index == link.index}
     for ip in made.ips:
-        if ip.address in {each.address for each in left.ips} and ip.address not in here:
+        if ip.address not in {each.address for each in left.ips}:
+            continue
+        if ip.address not in here:
             yield f"address {ip.address}: it is not there"
+        elif here[ip.address].duplicate:
+            yield f"address {ip.address}: another host of the network has it, too"
     ways = {(route.to, route.gateway) for route in pod.dump_routes() if route.link == link.index}
     for wanted in made.routes:
         gateway = wanted.gateway or next(

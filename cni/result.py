@@ -5,8 +5,8 @@ Source: CNI specification 1.1.0 and its predecessors; version rules as the Go `t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -21,6 +21,7 @@ from ipaddress import (
 from typing import Any
 
 from cni.protocol import CniError, Code, Request, show
+from sriov.host.routes import RouteOptions
 from sriov.pci import MacAddress, PciAddress
 
 _IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no interfaces
@@ -47,6 +48,7 @@ class Ip:
 class Route:
     to: IPv4Network | IPv6Network
     gateway: IPv4Address | IPv6Address | None = None
+    options: RouteOptions = field(default_factory=RouteOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,15 +82,19 @@ def _ip(document: Mapping[str, Any]) -> Ip:
     return Ip(address=address, gateway=_gateway(document.get("gateway"), address.version))
 
 
-_ROUTE_EXTRAS = ("table", "priority", "scope", "mtu", "advmss")
-
-
 def _route(document: Mapping[str, Any]) -> Route:
-    extras = [key for key in _ROUTE_EXTRAS if document.get(key)]
-    if extras:
-        raise ValueError(f"routes with {', '.join(extras)} are not supported so far")
     to = ip_network(_prefix(document["dst"]), strict=False)
-    return Route(to=to, gateway=_gateway(document.get("gw"), to.version))
+    options = {option.name: _option(option.name, document.get(option.name)) for option in fields(RouteOptions)}
+    return Route(to=to, gateway=_gateway(document.get("gw"), to.version), options=RouteOptions(**options))
+
+
+def _option(key: str, raw: object) -> int | None:
+    if raw is None:
+        return None
+    highest = 255 if key == "scope" else 2**32 - 1
+    if isinstance(raw, bool) or not isinstance(raw, int) or not 0 <= raw <= highest:
+        raise ValueError(f"{key}: expected a number from 0 to {highest}, got {show(raw)}")
+    return raw
 
 
 def _prefix(text: object) -> str:
@@ -135,12 +141,18 @@ def _families(addresses: Addresses) -> dict[str, Any]:
         if ip is not None:
             routes = [route for route in addresses.routes if route.to.version == number]
             document[f"ip{number}"] = {"ip": str(ip.address), **_optional("gateway", ip.gateway),
-                                       "routes": _routes(routes)}
+                                       "routes": _routes(routes, options=False)}
     return document
 
 
-def _routes(routes: tuple[Route, ...] | list[Route]) -> list[dict[str, str]]:
-    return [{"dst": str(route.to), **_optional("gw", route.gateway)} for route in routes]
+def _routes(routes: Iterable[Route], *, options: bool = True) -> list[dict[str, Any]]:
+    return [{"dst": str(route.to), **_optional("gw", route.gateway), **(_options(route) if options else {})}
+            for route in routes]
+
+
+def _options(route: Route) -> dict[str, int]:
+    return {option.name: value for option in fields(RouteOptions)
+            if (value := getattr(route.options, option.name)) is not None}
 
 
 def _optional(key: str, value: object) -> dict[str, str]:

@@ -34,7 +34,7 @@ from sriov.host.linkinfo import (
 )
 from sriov.host.nlattr import HEADER
 from sriov.host.nlsocket import NetlinkSocket
-from sriov.host.routes import Address, DefaultRoute, LinkRoute
+from sriov.host.routes import Address, DefaultRoute, LinkRoute, RouteOptions
 from sriov.host.vfinfo import encode_vf_changes
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
@@ -46,7 +46,9 @@ _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_GETNEXTHOP, _RTM_NEWLINKPROP, _RTM_DELLINKPROP = 106, 108, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
 _IFA_F_OPTIMISTIC = 0x04
+_RT_TABLE_UNSPEC = 0
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
+_NO_OPTIONS = RouteOptions()
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
 _ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
 
@@ -189,18 +191,29 @@ class Links:
         self._socket.change(_RTM_NEWADDR, _body(message), f"add the address {address}",
                             _NLM_F_CREATE | _NLM_F_REPLACE)
 
-    def add_route(self, index: int, to: IPv4Network | IPv6Network,
-                  gateway: IPv4Address | IPv6Address | None) -> None:
+    def add_route(self, index: int, to: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None,
+                  options: RouteOptions = _NO_OPTIONS) -> None:
         message = rtmsg()
         message["family"] = _family(to)
         message["dst_len"] = to.prefixlen
-        message["table"], message["proto"], message["type"] = routes.MAIN_TABLE, _RTPROT_STATIC, _RTN_UNICAST
+        message["proto"], message["type"] = _RTPROT_STATIC, _RTN_UNICAST
+        message["table"] = _RT_TABLE_UNSPEC if options.table is not None else routes.MAIN_TABLE
         message["scope"] = _RT_SCOPE_UNIVERSE if gateway else _RT_SCOPE_LINK
+        if options.scope is not None:
+            message["scope"] = options.scope
         message["attrs"] = [("RTA_OIF", index)]
         if to.prefixlen:
             message["attrs"].append(("RTA_DST", str(to.network_address)))
         if gateway:
             message["attrs"].append(("RTA_GATEWAY", str(gateway)))
+        if options.table is not None:              # the header has eight bits for it
+            message["attrs"].append(("RTA_TABLE", options.table or routes.MAIN_TABLE))
+        if options.priority is not None:
+            message["attrs"].append(("RTA_PRIORITY", options.priority))
+        metrics = {"RTAX_MTU": options.mtu, "RTAX_ADVMSS": options.advmss}
+        if any(metrics.values()):
+            given = [(kind, value) for kind, value in metrics.items() if value]
+            message["attrs"].append(("RTA_METRICS", {"attrs": given}))
         self._socket.change(_RTM_NEWROUTE, _body(message),
                             f"add a route to {to} through {gateway or 'the link'}", _NLM_F_CREATE | _NLM_F_APPEND)
 

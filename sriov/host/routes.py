@@ -67,6 +67,17 @@ class LinkRoute:
     link: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteOptions:
+    """What a route may have beside its way; None: as the kernel does by itself. `scope` is RT_SCOPE_*."""
+
+    table: int | None = None
+    priority: int | None = None
+    scope: int | None = None
+    mtu: int | None = None
+    advmss: int | None = None
+
+
 def decode_address(raw: bytes) -> Address | None:
     """None for an address that is neither IPv4 nor IPv6."""
     family, prefix, _, _, index = _ADDRESS.unpack_from(raw, HEADER.size)

@@ -19,6 +19,7 @@ from cni.result import (
     join_results,
     parse_addresses,
 )
+from sriov.host.routes import RouteOptions
 from sriov.pci import MacAddress, PciAddress
 from tests.cni.test_protocol import json_values, outcome, refusal, request
 
@@ -101,6 +102,34 @@ def test_no_addresses(document):
 def test_host_bits_of_a_route_do_not_matter():
     read = parse_addresses({"routes": [{"dst": "10.1.2.3/16", "gw": ""}]}, "static's")
     assert read.routes == (Route(to=ip_network("10.1.0.0/16")),)
+
+
+OPTIONS = {"table": 100, "priority": 7, "scope": 253, "mtu": 1400, "advmss": 1360}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_options_of_a_route(version):
+    route = {"dst": "10.50.0.0/16", **OPTIONS}
+    plain = {"dst": "10.50.0.0/16"}
+    read = parse_addresses({"ips": [{"address": "10.1.0.5/24"}], "routes": [route, plain]}, "static's")
+    assert read.routes == (Route(to=ip_network("10.50.0.0/16"), options=RouteOptions(**OPTIONS)),
+                           Route(to=ip_network("10.50.0.0/16")))
+    document = format_result(INTERFACE, read, version)
+    if version in ("0.1.0", "0.2.0"):
+        assert document["ip4"]["routes"] == [plain, plain]
+    else:
+        assert document["routes"] == [route, plain]
+    assert parse_addresses({"routes": [{**plain, "table": 0, "scope": 0}]}, "x").routes[0].options == RouteOptions(
+        table=0, scope=0)
+
+
+@pytest.mark.parametrize(("key", "wrong"), [
+    ("table", -1), ("table", 2**32), ("table", "main"), ("priority", True), ("scope", 256), ("mtu", 1.5),
+    ("advmss", [])])
+def test_options_that_are_none(key, wrong):
+    code, message = refusal(parse_addresses, {"routes": [{"dst": "10.50.0.0/16", key: wrong}]}, "static's")
+    assert code == 103
+    assert f"{key}: expected a number from 0 to " in message
 
 
 @pytest.mark.parametrize("document", [

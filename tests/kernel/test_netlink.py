@@ -11,6 +11,7 @@ import pytest
 from sriov.errors import Gone, HostError
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
+from sriov.host.routes import RouteOptions
 from sriov.model import VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -275,6 +276,36 @@ def test_routes_v6(host, pair):
     shown = {route["dst"]: (route.get("gateway"), route["protocol"]) for route in routes(host, "-6")}
     assert shown == {"default": ("fd00::1", "static"), "fd01::/64": ("fd00::1", "static"),
                      "fd02::/64": (None, "static")}
+
+
+@pytest.mark.parametrize(("address", "to", "family"), [
+    ("10.9.0.5/24", "10.50.0.0/16", "-4"), ("fd00::5/64", "fd01::/64", "-6")], ids=["v4", "v6"])
+def test_a_route_with_all_options(host, pair, address, to, family):
+    host.links.add_address(pair, ip_interface(address))
+    gateway = ip_interface(address).network[1]
+    for table in (100, 1000, 0):
+        options = RouteOptions(table=table, priority=7, scope=0, mtu=1400, advmss=1300)
+        host.links.add_route(pair, ip_network(to), gateway, options)
+        (shown,) = [route for route in host.ip(family, "route", "show", "table", str(table or 254))
+                    if route["dst"] == to]
+        assert (shown["gateway"], shown["metric"]) == (str(gateway), 7)
+        assert shown["metrics"] == [{"mtu": 1400, "advmss": 1300}]
+    found = [route for route in host.links.dump_routes() if str(route.to) == to]
+    assert [(route.link, route.gateway) for route in found] == [(pair, gateway)] * 3
+
+
+def test_routes_that_were_read(host, pair):
+    """Those of several ways are several, and what carries no packets is none."""
+    host.run("address", "add", "10.9.0.5/24", "dev", "v0")
+    host.run("-6", "address", "add", "fd00::5/64", "dev", "v0", "nodad")
+    host.run("route", "add", "10.50.0.0/16", "nexthop", "via", "10.9.0.1", "nexthop", "via", "10.9.0.2")
+    host.run("-6", "route", "add", "fd01::/64", "nexthop", "via", "fd00::1", "nexthop", "via", "fd00::2")
+    host.run("route", "add", "default", "via", "10.9.0.1")
+    host.run("route", "add", "blackhole", "10.60.0.0/16")
+    found = {(str(route.to), str(route.gateway)) for route in host.links.dump_routes() if route.link == pair}
+    assert {("10.50.0.0/16", "10.9.0.1"), ("10.50.0.0/16", "10.9.0.2"), ("fd01::/64", "fd00::1"),
+            ("fd01::/64", "fd00::2"), ("0.0.0.0/0", "10.9.0.1"), ("10.9.0.0/24", "None")} <= found
+    assert not [to for to, _ in found if to == "10.60.0.0/16"]
 
 
 def test_a_route_through_nowhere(host, pair):
