@@ -76,11 +76,13 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
     with process:
         try:
             stdout, stderr = process.communicate(stdin, timeout)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:      # this process may be told to end, too
             # With its children: one that goes on would give an address after the DEL that takes it back.
             os.killpg(process.pid, signal.SIGKILL)
-            raise CniError(Code.TRY_AGAIN_LATER,
-                           f"IPAM plugin {plugin}: no answer to {command} within {timeout:.0f} s") from None
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CniError(Code.TRY_AGAIN_LATER,
+                               f"IPAM plugin {plugin}: no answer to {command} within {timeout:.0f} s") from None
+            raise
     if process.returncode != 0:
         raise _error(plugin, command, stdout, stderr, process.returncode)
     return stdout
