@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Leftover:
     """One attachment that sriov-cni made. `netns`: where it said the VF is; None: it did not say."""
 
     path: Path
+    since: float               # time.time()
     attachment: Attachment
     network: str
     vf: PciAddress
@@ -41,11 +43,15 @@ class Leftover:
 
 
 class Forerunner:
-    """sriov-cni's cache; `folder` is where it is on this node. Every method raises HostError."""
+    """sriov-cni's cache; `folder` is where it is on this node. Every method raises HostError.
+
+    Files of before the node's boot are removed: they are about VFs that went with it.
+    """
 
     def __init__(self, kernel: Kernel, folder: Path = FOLDER) -> None:
         self._kernel = kernel
         self._folder = folder
+        self._booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def find(self, attachment: Attachment, netns: str) -> Leftover | None:
         """What the attachment left; `netns` as its DEL names it, empty where that is gone and has no name.
@@ -74,7 +80,7 @@ class Forerunner:
         if netns_cookie(netns) is not None:
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {netns}")
         found = [leftover for leftover in self._all() if leftover.vf == vf]
-        return sorted(found, key=lambda leftover: leftover.path.stat().st_mtime)
+        return sorted(found, key=lambda leftover: leftover.since)
 
     def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None) -> Record | None:
         """A record whose VF is on its way home; None where the VF is gone, or in no namespace of this pod.
@@ -129,28 +135,46 @@ class Forerunner:
                 yield leftover
 
     def _read_netns(self, vf: PciAddress) -> str | None:
-        path = self._folder / "pci" / vf
-        try:
-            return _read_text(path) or None
-        except OSError as error:
-            raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
+        found = self._read_fresh(self._folder / "pci" / vf)
+        return None if found is None else found[0].strip() or None
 
     def _read(self, path: Path, attachment: Attachment) -> Leftover | None:
+        found = self._read_fresh(path)
+        if found is None:
+            return None
+        text, since = found
         try:
-            text = _read_text(path)
-            if text is None:
-                return None
             document = json.loads(text)
             vf = PciAddress.parse(document["deviceID"])
             return Leftover(
-                path=path, attachment=attachment, network=str(document["name"]), vf=vf, netns=self._read_netns(vf),
-                baseline=_baseline(document, document["OrigVfState"]), sets_mac=bool(document.get("MAC")))
-        except OSError as error:
-            raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
+                path=path, since=since, attachment=attachment, network=str(document["name"]), vf=vf,
+                netns=self._read_netns(vf), baseline=_baseline(document, document["OrigVfState"]),
+                sets_mac=bool(document.get("MAC")))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, InputError) as error:
             log.error("set aside sriov-cni's file %s, which cannot be read: %r", path, error)
-            path.replace(path.with_name(f"{path.name}{_DAMAGED}"))
+            _set_aside(path)
             return None
+
+    def _read_fresh(self, path: Path) -> tuple[str, float] | None:
+        """Text and time of a file of this boot; None where there is none."""
+        try:
+            since = path.stat().st_mtime
+            if since >= self._booted:
+                return path.read_text(errors="replace"), since
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
+        log.info("removed sriov-cni's file %s: the node has been rebooted since", path)
+        _delete(path)
+        return None
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        path.replace(path.with_name(f"{path.name}{_DAMAGED}"))
+    except OSError as error:
+        raise HostError(f"cannot rename sriov-cni's file {path}", errno=error.errno or 0) from None
 
 
 def _delete(path: Path) -> None:
@@ -158,13 +182,6 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise HostError(f"cannot delete sriov-cni's file {path}", errno=error.errno or 0) from None
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return None
 
 
 def _baseline(config: Mapping[str, Any], was: Mapping[str, Any]) -> Baseline:

@@ -100,12 +100,12 @@ def test_a_vf_that_a_program_drives_has_no_netdev(forerunner, write, state):
 
 
 @pytest.mark.parametrize("text", [
-    "", "{", "[]", "5", json.dumps({**CACHE, "deviceID": "../../x"}), json.dumps({**CACHE, "OrigVfState": None}),
-    json.dumps({**CACHE, "vlan": 5, "OrigVfState": {"AdminMAC": ""}}), "[" * 100_000,
+    "", "{", "[]", "5", "\udcff", json.dumps({**CACHE, "deviceID": "../../x"}),
+    json.dumps({**CACHE, "OrigVfState": None}), json.dumps({**CACHE, "vlan": 5, "OrigVfState": {"AdminMAC": ""}}), "[" * 100_000,
     json.dumps({**CACHE, "link_state": "auto", "OrigVfState": {**STATE, "LinkState": 9}}),
     json.dumps({**CACHE, "OrigVfState": {**STATE, "EffectiveMAC": "x"}})])
 def test_a_file_that_says_nothing_is_set_aside(forerunner, folder, text):
-    (folder / "c1-net1").write_text(text)
+    (folder / "c1-net1").write_text(text, errors="surrogateescape")
     assert forerunner.find(ATTACHMENT, NETNS) is None
     assert files(folder) == ["c1-net1.damaged"]
     assert forerunner.find(ATTACHMENT, NETNS) is None
@@ -115,6 +115,17 @@ def test_files_that_cannot_be_read_are_not_absent(forerunner, folder):
     (folder / "c1-net1").mkdir()
     with pytest.raises(HostError, match="EISDIR"):
         forerunner.find(ATTACHMENT, NETNS)
+
+
+def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, folder, write):
+    write()
+    before = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 1
+    os.utime(folder / "pci" / VF, (before, before))
+    assert forerunner.of_vf(VF) == []
+    assert files(folder) == ["c1-net1"]
+    os.utime(folder / "c1-net1", (before, before))
+    assert forerunner.find(ATTACHMENT, NETNS) is None
+    assert files(folder) == []
 
 
 def test_a_node_that_never_had_it(tmp_path):
@@ -237,7 +248,8 @@ def test_the_first_of_several_dead_pods_found_it_clean(tmp_path, folder, write):
     write(name="c2-net1")
     write(name="c1-net1", state={"HostIFName": "clean"})
     (folder / "c3-net1").write_text(json.dumps({**CACHE, "deviceID": "0000:3b:02.7"}))
-    os.utime(folder / "c1-net1", (1, 1))
+    earlier = time.time() - 5
+    os.utime(folder / "c1-net1", (earlier, earlier))
     with opened(tmp_path / "state") as store:
         detacher = Detacher(Custody(NOW, store), store, Forerunner(NOW, folder))
         detacher.clear(VF, time.monotonic() + 10)
