@@ -101,8 +101,8 @@ def test_a_vf_that_a_program_drives_has_no_netdev(forerunner, write, state):
 
 @pytest.mark.parametrize("text", [
     "", "{", "[]", "5", "\udcff", json.dumps({**CACHE, "deviceID": "../../x"}),
-    json.dumps({**CACHE, "OrigVfState": None}), json.dumps({**CACHE, "vlan": 5, "OrigVfState": {"AdminMAC": ""}}), "[" * 100_000,
-    json.dumps({**CACHE, "link_state": "auto", "OrigVfState": {**STATE, "LinkState": 9}}),
+    json.dumps({**CACHE, "OrigVfState": None}), json.dumps({**CACHE, "vlan": 5, "OrigVfState": {"AdminMAC": ""}}),
+    "[" * 100_000, json.dumps({**CACHE, "link_state": "auto", "OrigVfState": {**STATE, "LinkState": 9}}),
     json.dumps({**CACHE, "OrigVfState": {**STATE, "EffectiveMAC": "x"}})])
 def test_a_file_that_says_nothing_is_set_aside(forerunner, folder, text):
     (folder / "c1-net1").write_text(text, errors="surrogateescape")
