@@ -32,10 +32,8 @@ def collect_garbage(detacher: Detacher, store: Store, call: Invocation) -> None:
     """
     valid = parse_valid(call.request.config)
     failures: list[SriovError] = []
-    for what, step in _steps(detacher, store, call, valid):
-        if call.remaining <= 0:
-            failures.append(CniError(Code.TRY_AGAIN_LATER, f"not all was ended within {BUDGET:.0f} s"))
-            break
+
+    def attempt(what: str, step: Callable[[], None]) -> None:
         try:
             step()
         except SriovError as error:
@@ -43,12 +41,17 @@ def collect_garbage(detacher: Detacher, store: Store, call: Invocation) -> None:
             failures.append(error)
         else:
             log.info("GC of network %s: ended %s", call.request.network, what)
+
+    try:
+        for what, step in _steps(detacher, store, call, valid):
+            if call.remaining <= 0:
+                raise CniError(Code.TRY_AGAIN_LATER, f"not all was ended within {BUDGET:.0f} s")
+            attempt(what, step)
+    except SriovError as error:        # some of them cannot be found out
+        failures.append(error)
     ipam = find_ipam(call.request.config)
     if ipam is not None:
-        try:
-            ipam_forward(ipam, call.request, call.timeout)
-        except SriovError as error:
-            failures.append(error)
+        attempt(f"what {ipam} has of it", partial(ipam_forward, ipam, call.request, call.timeout))
     if failures:
         for other in failures[1:]:
             failures[0].add_note(str(other))

@@ -14,7 +14,7 @@ from cni.invocation import BUDGET, Invocation
 from cni.protocol import CniError, Command
 from cni.record import Phase
 from cni.takeover import Forerunner
-from sriov.errors import Gone
+from sriov.errors import Gone, HostError
 from tests.cni.test_ipam import NOW, opened
 from tests.cni.test_protocol import refusal, request
 from tests.cni.test_record import record
@@ -58,9 +58,12 @@ def test_lists_that_are_none_end_nothing(config, problem, tmp_path, lost):
 
 def collect(store, config=None, seconds=10.0, **env):
     config = {"cniVersion": "1.1.0", "name": "net", **({LIST: []} if config is None else config)}
+    Attachments(NOW, store).handle(gc_call(config, seconds, **env))
+
+
+def gc_call(config, seconds=10.0, **env):
     asked = request(config, CNI_COMMAND=Command.GC, CNI_CONTAINERID=None, CNI_NETNS=None, CNI_IFNAME=None, **env)
-    call = Invocation(request=asked, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + seconds)
-    Attachments(NOW, store).handle(call)
+    return Invocation(request=asked, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + seconds)
 
 
 def of(network, made):
@@ -100,6 +103,19 @@ def test_one_failure_does_not_keep_the_others_from_their_end(tmp_path, plugin, l
         assert [(left.owner.container_id, left.phase) for left in store] == [("c1", Phase.DETACHING)]
         assert [owed.owner.container_id for owed in store.owed] == ["c2"]
         assert calls.read_text().split() == ["DEL", "DEL", "GC"]
+
+
+def test_leftovers_that_cannot_be_read_do_not_keep_the_others_from_their_end(tmp_path, plugin, lost):
+    calls, unreadable = tmp_path / "calls", tmp_path / "sriov"
+    plugin(f"import os\nprint(os.environ['CNI_COMMAND'], file=open({str(calls)!r}, 'a'))")
+    unreadable.write_text("no folder")
+    config = {"cniVersion": "1.1.0", "name": "net", LIST: [], "ipam": {"type": "fake"}}
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        with pytest.raises(HostError, match=f"cannot read {unreadable}: ENOTDIR"):
+            Attachments(NOW, store, forerunner=Forerunner(NOW, unreadable)).handle(gc_call(config, CNI_PATH=(
+                f"{tmp_path}/bin")))
+        assert (list(store), calls.read_text().split()) == ([], ["DEL", "GC"])
 
 
 def test_no_time_left(tmp_path, lost):
