@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from typing import TypeVar
 from sriov.errors import Gone, HostError
 from sriov.host.netlink import Links
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_CONF = Path("/proc/sys/net/ipv6/conf")      # of the network namespace of the thread that opens it
+# The same on every architecture (linux/mount.h, asm-generic/unistd.h).
+_FSOPEN, _FSCONFIG, _FSMOUNT, _FSCONFIG_CMD_CREATE, _CLOEXEC = 430, 431, 432, 6, 1
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703            # linux/nsfs.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,23 +95,51 @@ def links_in(fd: int) -> Iterator[Links]:
 def set_up_ipv6(fd: int, ifname: str) -> None:
     """Let an interface of namespace `fd` have IPv6 addresses, use them during DAD, keep them when it goes down.
 
-    Runtimes may make namespaces without IPv6 (net.ipv6.conf.default.disable_ipv6). Raises HostError.
+    Runtimes may make namespaces without IPv6 (net.ipv6.conf.default.disable_ipv6). Raises HostError where it
+    stays without.
     """
     def write() -> None:
-        for name in ("lo", ifname):
-            _write_sysctl(name, "disable_ipv6", "0")
-        _write_sysctl(ifname, "keep_addr_on_down", "1")
-        if (_CONF / ifname / "optimistic_dad").exists():      # CONFIG_IPV6_OPTIMISTIC_DAD
-            _write_sysctl(ifname, "optimistic_dad", "1")
+        proc = _open_proc()
+        try:
+            for name in ("lo", ifname):
+                _write_sysctl(proc, name, "disable_ipv6", "0")
+            for key in ("keep_addr_on_down", "optimistic_dad"):
+                try:
+                    _write_sysctl(proc, ifname, key, "1")
+                except HostError as error:       # a kernel without CONFIG_IPV6_OPTIMISTIC_DAD, say
+                    log.warning("%s", error)
+        finally:
+            os.close(proc)
 
     call_in(fd, write)
 
 
-def _write_sysctl(ifname: str, key: str, value: str) -> None:
-    path = _CONF / ifname / key
+def _open_proc() -> int:
+    """A descriptor of a procfs: one that is mounted nowhere, since containers have /proc/sys read-only.
+
+    Where that cannot be made, of /proc. Source: fsopen(2), fsmount(2).
+    """
+    made = _libc.syscall(_FSOPEN, b"proc", _CLOEXEC)
+    if made < 0:
+        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if path.read_text().strip() != value:
-            path.write_text(value)
+        if _libc.syscall(_FSCONFIG, made, _FSCONFIG_CMD_CREATE, None, None, 0) == 0:
+            mounted = int(_libc.syscall(_FSMOUNT, made, _CLOEXEC, 0))
+            if mounted >= 0:
+                return mounted
+        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(made)
+
+
+def _write_sysctl(proc: int, ifname: str, key: str, value: str) -> None:
+    """Of the calling thread's network namespace, whichever procfs `proc` is."""
+    try:
+        sysctl = os.open(f"sys/net/ipv6/conf/{ifname}/{key}", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            os.pwrite(sysctl, value.encode(), 0)
+        finally:
+            os.close(sysctl)
     except OSError as error:
         raise HostError(f"cannot set net.ipv6.conf.{ifname}.{key} to {value} in the pod", errno=error.errno or 0,
                         hint="IPv6 needs a kernel that has it, and /proc/sys writable for this process") from None

@@ -92,7 +92,7 @@ def test_a_wrong_kubelet_folder_fails_and_is_not_made():
 
 def test_rights():
     context = CONTAINER["securityContext"]
-    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_RAW"]}
     assert context["readOnlyRootFilesystem"] is True
     assert not context.get("privileged", False)
     assert POD["hostNetwork"] is True

@@ -12,7 +12,7 @@ from tests.e2e.cluster import DEPLOY, NAMESPACE, Cluster
 
 pytestmark = pytest.mark.e2e
 
-NET_ADMIN, SYS_ADMIN = 12, 21    # linux/capability.h
+NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21    # linux/capability.h
 READ = ["get", "list", "watch"]
 
 
@@ -52,7 +52,7 @@ def test_the_agent_runs_with_two_capabilities_and_no_token(cluster: Cluster) -> 
     (name,) = cluster.agent_pods()
     status = cluster.kubectl.exec(name, "cat", "/proc/1/status", namespace=NAMESPACE).stdout
     effective = int(re.findall(r"CapEff:\s*(\w+)", status)[0], 16)
-    assert effective == 1 << NET_ADMIN | 1 << SYS_ADMIN
+    assert effective == 1 << NET_ADMIN | 1 << NET_RAW | 1 << SYS_ADMIN
     assert re.findall(r"Seccomp:\s*(\d)", status) == ["2"]
     paths = cluster.kubectl.exec(name, "cat", "/proc/1/mounts", namespace=NAMESPACE).stdout
     assert "serviceaccount" not in paths

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from ipaddress import ip_address, ip_interface
@@ -164,5 +166,29 @@ def test_ipv6_is_set_up_where_the_namespace_was_made_without(pod):
     for state in ("up", "down", "up"):
         pod.run("link", "set", "net1", state)
     assert "fd00::1" in str(pod.ip("addr", "show", "net1"))
+    assert sysctls_of_a_container(pod.path) == ["0", "1", "1"]
     with pytest.raises(HostError, match=r"cannot set net.ipv6.conf.gone.disable_ipv6 to 0 in the pod: ENOENT"):
         set_up_ipv6(pod.fd, "gone")
+
+
+def sysctls_of_a_container(path):
+    """The same where /proc/sys is read-only, as in a container that is not privileged."""
+    program = (
+        "import sys; from cni.netns import open_netns, set_up_ipv6, call_in; from pathlib import Path\n"
+        "with open_netns(sys.argv[1]) as fd:\n"
+        "    def put(value): [Path(f'/proc/sys/net/ipv6/conf/net1/{key}').write_text(value) for key in keys]\n"
+        "    def get(): return [Path(f'/proc/sys/net/ipv6/conf/net1/{key}').read_text().strip() for key in keys]\n"
+        "    keys = ('disable_ipv6', 'keep_addr_on_down', 'optimistic_dad')\n"
+        "    import subprocess, os, errno\n"
+        "    call_in(fd, lambda: put('0'))\n"
+        "    call_in(fd, lambda: Path('/proc/sys/net/ipv6/conf/net1/disable_ipv6').write_text('1'))\n"
+        "    subprocess.run(['mount', '-o', 'bind,ro', '/proc/sys', '/proc/sys'], check=True)\n"
+        "    try: call_in(fd, lambda: put('0'))\n"
+        "    except OSError as error: assert error.errno == errno.EROFS\n"
+        "    else: raise AssertionError('/proc/sys can be written')\n"
+        "    set_up_ipv6(fd, 'net1'); print(*call_in(fd, get))\n"
+    )
+    done = subprocess.run(["unshare", "--mount", "--propagation=private", sys.executable, "-c", program, path],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
