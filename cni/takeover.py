@@ -43,14 +43,14 @@ class Leftover:
 
 
 class Forerunner:
-    """sriov-cni's cache; `folder` is where it is on this node. Every method raises HostError.
+    """sriov-cni's cache; `folder` is where it is on this node, FOLDER if not said. Every method raises HostError.
 
     Files of before the node's boot are removed: they are about VFs that went with it.
     """
 
-    def __init__(self, kernel: Kernel, folder: Path = FOLDER) -> None:
+    def __init__(self, kernel: Kernel, folder: Path | None = None) -> None:
         self._kernel = kernel
-        self._folder = folder
+        self._folder = folder or FOLDER
         self._booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def find(self, attachment: Attachment, netns: str) -> Leftover | None:

@@ -4,10 +4,17 @@ import sys
 
 import pytest
 
+from cni import takeover
 from cni.ipam import remember_ipam
 from cni.protocol import Command, Request
 from cni.record import Phase
 from tests.cni.test_record import record
+
+
+@pytest.fixture(autouse=True)
+def _no_files_of_this_machine(tmp_path, monkeypatch):
+    """Where sriov-cni runs, a test must not end what that attached."""
+    monkeypatch.setattr(takeover, "FOLDER", tmp_path / "nothing of sriov-cni")
 
 
 @pytest.fixture
