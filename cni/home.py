@@ -94,7 +94,7 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
                 up=home.up,
                 traits=home.traits.missing_in(found.traits),
             )
-            _add_altnames(kernel, host, found.link.index, home)
+            _put_back(kernel, host, home)
         except Gone as error:        # moved meanwhile: the kernel dissolves the namespace
             failure = error
             continue
@@ -159,15 +159,18 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
         kernel.changes.run(links.delete_altnames, index, surplus)
 
 
-def _add_altnames(kernel: Kernel, host: Links, index: int, home: HomeLink) -> None:
-    """Those that the pod took away."""
-    if not home.traits.altnames:
-        return
+def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> None:
+    """What the one message does not: altnames that the pod took away, offloads."""
     found = host.inspect(home.name)
-    if found is not None and found[1].altnames is not None:
-        missing = [name for name in home.traits.altnames if name not in found[1].altnames]
-        if missing:
-            kernel.changes.run(host.add_altnames, found[0].index, missing)
+    if found is None:
+        return
+    link, traits = found
+    missing = [name for name in home.traits.altnames or () if name not in (traits.altnames or ())]
+    if missing:
+        kernel.changes.run(host.add_altnames, link.index, missing)
+    features = home.traits.missing_in(traits).features
+    if features is not None:
+        kernel.changes.run(host.set_features, home.name, features)
 
 
 def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:

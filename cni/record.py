@@ -20,7 +20,7 @@ _FORMAT = 1
 class Phase(StrEnum):
     ATTACHING = "attaching"      # changes may have begun; without an ADD that still runs, undo them
     ATTACHED = "attached"        # the ADD was answered
-    DETACHING = "detaching"      # a DEL failed: the rest of it is still to be done
+    DETACHING = "detaching"      # a DEL has begun; without one that still runs, do the rest of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,8 @@ def _parse_settings(document: dict[str, Any]) -> VfSettings:
 
 def _parse_link(document: dict[str, Any]) -> HomeLink:
     traits = document.get("traits", {})
-    altnames, broadcast, programs = (traits.get(key) for key in ("altnames", "broadcast", "programs"))
+    altnames, broadcast, programs, features = (
+        traits.get(key) for key in ("altnames", "broadcast", "programs", "features"))
     return HomeLink(**{
         **document,
         "mac": MacAddress.parse(document["mac"]),
@@ -164,5 +165,6 @@ def _parse_link(document: dict[str, Any]) -> HomeLink:
             "altnames": None if altnames is None else tuple(map(str, altnames)),
             "broadcast": None if broadcast is None else MacAddress.parse(broadcast),
             "programs": None if programs is None else tuple((int(mode), int(number)) for mode, number in programs),
+            "features": None if features is None else tuple(map(int, features)),
         }),
     })

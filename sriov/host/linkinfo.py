@@ -9,6 +9,7 @@ import dataclasses
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sriov.host.nlattr import Attributes, attribute
 from sriov.model import Link, LinkState, VfSettings
@@ -64,23 +65,22 @@ class LinkTraits:
     gso_ipv4_max_size: int | None = None
     gro_ipv4_max_size: int | None = None
     programs: tuple[tuple[int, int], ...] | None = None      # XDP: XDP_FLAGS_*_MODE, program id
+    features: tuple[int, ...] | None = None     # wanted offloads, as ethtool.read_features gives them
 
     def missing_in(self, other: LinkTraits) -> LinkTraits:
-        """What of this is otherwise in `other`; neither order nor what is not known in one of them counts."""
+        """What of this is otherwise in `other`; what is not known of one of them does not count."""
         return LinkTraits(**{
             field.name: mine for field in dataclasses.fields(self)
             if (mine := getattr(self, field.name)) is not None
-            and (others := getattr(other, field.name)) is not None and _unordered(mine) != _unordered(others)})
-
-
-def _unordered(value: object) -> object:
-    return frozenset(value) if isinstance(value, tuple) else value
+            and (others := getattr(other, field.name)) is not None
+            and (mine != others if field.name != "altnames" else {*mine} != {*others})})
 
 
 def decode_traits(raw: bytes) -> LinkTraits:
     (flags,) = struct.unpack_from("=I", raw, _TYPE_INDEX_FLAGS + 6)
     found = Attributes(raw[_LINK_ATTRIBUTES:])
     programs = Attributes(found.raw(_IFLA_XDP) or b"")
+    numbers: dict[str, Any] = {name: found.number(kind) for name, kind in _NUMBERS.items()}
     return LinkTraits(
         altnames=tuple(_any_text(name) for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME),
         alias=_any_text(found.raw(_IFLA_IFALIAS) or b""),
@@ -88,12 +88,12 @@ def decode_traits(raw: bytes) -> LinkTraits:
         broadcast=found.mac(_IFLA_BROADCAST),
         mode=found.number(_IFLA_LINKMODE, "=B"),
         programs=tuple((mode, number) for kind, mode in _XDP_MODES.items() if (number := programs.number(kind))),
-        **{name: found.number(kind) for name, kind in _NUMBERS.items()},
+        **numbers,
     )
 
 
 def encode_traits(changes: LinkTraits) -> bytes:
-    """The attributes of a message that sets these; flags are in its header, altnames and programs in others."""
+    """The attributes of a message that sets these; flags are in its header, and the tuples elsewhere."""
     parts = [attribute(kind, struct.pack("=I", value)) for name, kind in _NUMBERS.items()
              if (value := getattr(changes, name)) is not None]
     if changes.alias is not None:

@@ -21,6 +21,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sriov.errors import Gone, HostError
 from sriov.host import routes
+from sriov.host.ethtool import read_features, set_features
 from sriov.host.linkinfo import (
     IFF_UP,
     SETTABLE_FLAGS,
@@ -101,7 +102,14 @@ class Links:
     def inspect(self, key: int | str) -> tuple[Link, LinkTraits] | None:
         """As `find`, with all that stays on the link when it moves to another namespace."""
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
-        return None if raw is None else (decode_link(raw), decode_traits(raw))
+        if raw is None:
+            return None
+        link = decode_link(raw)
+        try:
+            features = read_features(self._socket.fileno(), link.name)
+        except Gone:
+            return None
+        return link, replace(decode_traits(raw), features=features)
 
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
@@ -112,9 +120,9 @@ class Links:
                master: int | None = None, traits: LinkTraits | None = None) -> None:
         """Change link `index`, all in one message; `what` names it in errors. `master` 0: none.
 
-        Of `traits`, altnames and programs need messages of their own. The kernel (do_setlink) takes namespace,
-        MAC, MTU, group, name, alias, flags, master and the others in this order, and stops at the first that
-        fails with the earlier ones done: look again after an error.
+        Of `traits`, the tuples need messages of their own. The kernel (do_setlink) takes namespace, MAC, MTU,
+        group, name, alias, flags, master and the others in this order, and stops at the first that fails with
+        the earlier ones done: look again after an error.
         """
         attrs: list[tuple[str, Any]] = []
         if netns_fd is not None:
@@ -151,6 +159,9 @@ class Links:
         shown = ", ".join(map(ascii, altnames))
         self._socket.change(kind, _body(_link_message(index)) + encode_altnames(altnames),
                             f"{verb} the altnames {shown}")
+
+    def set_features(self, name: str, features: tuple[int, ...]) -> None:
+        set_features(self._socket.fileno(), name, features)
 
     def attach_program(self, index: int, mode: int, descriptor: int) -> None:
         """Attach an XDP program in mode XDP_FLAGS_*_MODE; descriptor -1 takes off the one that is there."""

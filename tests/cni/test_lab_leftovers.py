@@ -15,6 +15,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,12 +67,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 @pytest.fixture
 def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
     """Where the host's links differ from before the test; nowhere at its end."""
-    node.run("udevadm", "settle")
-    before = links()
+    before = snapshot(vfs)
 
     def differences() -> list[str]:
-        node.run("udevadm", "settle")
-        return node.differences(before, links())
+        return node.differences(before, snapshot(vfs))
 
     yield differences
     changes = differences()
@@ -79,6 +78,14 @@ def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
         Sysfs().write_num_vfs(vfs[0].pf, 0)
         vfs[:] = prepare()
     assert not changes
+
+
+def snapshot(vfs: Vfs) -> dict[str, Any]:
+    """What `ip link` shows, and offloads, which that does not."""
+    node.run("udevadm", "settle")
+    with Links.open() as host:
+        found = [host.inspect(home_name(vf)) for vf in vfs]
+    return {**links(), "offloads": [traits.features for _, traits in filter(None, found)]}
 
 
 def attach_program(path: str, _home: str) -> None:
@@ -112,6 +119,14 @@ def commands(*lines: str) -> Callable[[str, str], None]:
             done = in_netns(path, *line.format(home=home, pf=node.netdev_name(node.pfs()[0])).split())
             assert done.returncode == 0, f"{line}: {done.stderr}"
     return run
+
+
+def turn_offloads_off(path: str, _home: str) -> None:
+    with open_netns(path) as fd, links_in(fd) as pod:
+        before = inspect(path).features
+        assert before is not None
+        pod.set_features("net1", tuple(0 for _ in before))
+        assert inspect(path).features != before
 
 
 def give_altname_of_no_text(path: str, _home: str) -> None:
@@ -151,6 +166,7 @@ LEFT: dict[str, Callable[[str, str], None]] = {
                                  "ip link add m0 link net1.7 type macvlan mode bridge",
                                  "ip link add m1 link net1 address 02:00:00:00:02:78 type macvlan mode bridge",
                                  "ip link set net1.7 up", "ip link set m0 up", "ip link set m1 up"),
+    "offloads": turn_offloads_off,
     "XDP program": attach_program,
     "down": commands("ip link set net1 down"),
 }

@@ -383,6 +383,20 @@ def without_counters(shown):
     return {key: value for key, value in shown.items() if key not in counted}
 
 
+def test_offloads_that_are_turned_off_can_be_turned_on_again(host, pod):
+    index = host.add_veth("v0", "v1")
+    _, before = host.links.inspect(index)
+    assert any(before.features)
+    host.links.set_features("v0", tuple(0 for _ in before.features))
+    host.links.change(index, "move", netns_fd=pod.fd, name="net1")
+    moved, traits = pod.links.inspect("net1")
+    assert before.missing_in(traits).features == before.features
+    pod.links.set_features(moved.name, before.features)
+    assert pod.links.inspect("net1")[1].features == before.features
+    with pytest.raises(Gone, match="cannot read the offloads of none"):
+        pod.links.set_features("none", before.features)
+
+
 def test_altnames_of_any_bytes_come_and_go_in_one_message(host):
     index = host.add_veth("v0", "v1")
     names = ("short", LONG_ALTNAME, "\udcff\udcfe")
