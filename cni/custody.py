@@ -14,10 +14,11 @@ from cni.home import bring_home
 from cni.ipam import ipam_release
 from cni.kernel import Kernel
 from cni.locks import KeyedLocks
+from cni.marks import Marks
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
-from sriov.errors import Gone, Refused, SriovError
+from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
 from sriov.pci import PciAddress
@@ -52,7 +53,7 @@ class Custody:
         self._store = store
         self._locks = KeyedLocks()
         self._freed = threading.Condition()
-        self._marked: set[PciAddress] = set()               # their PF had set their MAC, and did so again
+        self._marks = Marks(store.folder / "marked.json", kernel.boot_id)
         self._home: dict[PciAddress, Link | None] = {}      # netdevs as this process brought them home
         # Whose VF it is, where its namespace was found, and until when (time.monotonic) that is good enough.
         self._verified: dict[PciAddress, tuple[Owner, tuple[int, int], float]] = {}
@@ -137,6 +138,11 @@ class Custody:
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
         the other from being done: a VF that is not home keeps its record, and addresses stay owed.
         """
+        if record.phase is Phase.ATTACHED:
+            # Who dies half way must not leave half a VF to a pod that lives on.
+            with suppress(HostError):      # a full disk: a DEL is what makes room on it
+                self._store.write(record.detaching())
+            record = self._store.find(record.vf) or record
         away = _attempt(partial(self._bring_home, record, pod_fd, deadline))
         unpaid = _attempt(free)
         if unpaid is not None:
@@ -160,8 +166,8 @@ class Custody:
         return self._home.get(vf)
 
     def is_marked(self, vf: PciAddress) -> bool:
-        """Whether this process had the PF set the VF's MAC again when it brought that home."""
-        return vf in self._marked
+        """Whether the PF had set the VF's MAC before any pod, and did so again when that came home."""
+        return self._marks.holds(vf, self._kernel.identity(vf))
 
     # -- one record --------------------------------------------------------------------------------------
 
@@ -172,7 +178,7 @@ class Custody:
             pod = _enter_own_netns(record, pod_fd, stack)
             self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
         if record.baseline.admin_mac:
-            self._marked.add(record.vf)
+            self._marks.add(record.vf, self._kernel.identity(record.vf))
 
     def _drop(self, record: Record) -> None:
         self._store.delete(record)

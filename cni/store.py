@@ -31,6 +31,7 @@ class Store:
     """
 
     def __init__(self, state: Path, lock: int) -> None:
+        self.folder = state
         self._lock = lock
         self._vfs = _Folder(state / "vfs", lambda record: record.vf)
         self._owed = _Folder(state / "ipam", _attachment_name)

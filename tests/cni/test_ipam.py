@@ -342,12 +342,12 @@ def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, plugin, 
         for _ in range(2):
             with pytest.raises(CniError, match="DEL failed"):
                 attachments.handle(call(delete, ipam={"type": "fake"}))
-            assert (list(store), store.owed) == ([], [lost()])
+            assert (list(store), store.owed) == ([], [lost().detaching()])
         counted()
         attachments.handle(call(delete))                        # its configuration names no IPAM any more
         plugin("", name="other")
         attachments.handle(call(delete, ipam={"type": "other"}))
-        assert (done(), store.owed) == ([], [lost()])
+        assert (done(), store.owed) == ([], [lost().detaching()])
         attachments.handle(call(delete, ipam={"type": "fake"}))
         assert (done(), store.owed) == (["c1"], [])
 
