@@ -19,7 +19,7 @@ from cni.steps import difference
 from cni.store import Store
 from sriov.errors import Gone
 from sriov.host.netlink import Links
-from sriov.model import Link, VfSettings
+from sriov.model import VLAN_PROTOCOLS, Link, VfSettings
 
 _SHOWN = {
     "mac": "the PF's MAC", "vlan": "VLAN", "vlan_qos": "VLAN priority", "vlan_proto": "VLAN protocol",
@@ -111,8 +111,8 @@ def compare_settings(wanted: VfSettings, found: VfSettings) -> Iterator[str]:
 def _show(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    if name == "vlan_proto" and isinstance(value, int):
-        return {0x8100: "802.1q", 0x88A8: "802.1ad"}.get(value, hex(value))
+    if name == "vlan_proto":
+        return next((protocol for protocol, number in VLAN_PROTOCOLS.items() if number == value), str(value))
     return str(getattr(value, "name", value)).lower()
 
 

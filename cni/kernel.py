@@ -17,7 +17,7 @@ from sriov.errors import HostError
 from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
-from sriov.model import Link, VfSettings
+from sriov.model import VLAN_PROTOCOLS, Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,8 @@ class Kernel:
 
 
 def _given(changes: VfSettings) -> list[tuple[str, object]]:
-    values = [(name, getattr(changes, name)) for name in VfSettings.__slots__]
+    values = [(name, getattr(changes, name)) for name in VfSettings.__slots__
+              if name != "vlan_proto" or changes.vlan_proto != VLAN_PROTOCOLS["802.1q"]]
     return [(name, int(value) if isinstance(value, bool) else value) for name, value in values
             if value is not None]
 

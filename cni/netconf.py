@@ -13,7 +13,7 @@ from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
 from cni.values import Values
 from sriov.errors import InputError
-from sriov.model import LinkState, VfSettings
+from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 _STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "prevResult", "runtimeConfig",
@@ -22,7 +22,6 @@ _OUR_KEYS = ("deviceID", "pciBusID", "vlan", "vlanQoS", "vlanProto", "mac", "mtu
              "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile")
 _SWITCH = {"on": True, "off": False}
 _LINK_STATES = {state.name.lower(): state for state in LinkState}
-_VLAN_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}      # EtherTypes of linux/if_ether.h
 _LOG_LEVELS = ("panic", "error", "warning", "info", "debug", "verbose")
 _RATE_LIMIT = 2**32 - 1     # struct ifla_vf_rate holds 32 bits
 _MEGABIT = 10**6
@@ -68,11 +67,12 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
     meta = reader.section("args").section("cni")
     device = reader.device(runtime)
     vlan = reader.number("vlan", 0, 4094)
+    usual = None if vlan is None else VLAN_PROTOCOLS["802.1q"]
     settings = VfSettings(
         mac=reader.mac(runtime, meta, Values(args, report, "CNI_ARGS")),
         vlan=vlan,
         vlan_qos=reader.number("vlanQoS", 0, 7),
-        vlan_proto=reader.choice("vlanProto", _VLAN_PROTOCOLS, folded=True) or (None if vlan is None else 0x8100),
+        vlan_proto=reader.choice("vlanProto", VLAN_PROTOCOLS, folded=True) or usual,
         spoofchk=reader.choice("spoofchk", _SWITCH),
         trust=reader.choice("trust", _SWITCH),
         link_state=reader.choice("link_state", _LINK_STATES),
@@ -149,7 +149,7 @@ class _Reader(Values):
                 self.note(key, "needs vlan, which is not set")
         if settings.vlan_qos and settings.vlan == 0:
             self.note("vlanQoS", f"expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
-        if settings.vlan_proto == _VLAN_PROTOCOLS["802.1ad"] and settings.vlan == 0:
+        if settings.vlan_proto == VLAN_PROTOCOLS["802.1ad"] and settings.vlan == 0:
             self.note("vlanProto", "expected '802.1q' for vlan 0 (untagged), got '802.1ad'")
 
     def check_addresses(self, runtime: Values) -> None:

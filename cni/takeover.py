@@ -19,7 +19,7 @@ from cni.netns import find_file_system, is_netns, links_in, netns_cookie
 from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record
 from cni.store import Attachment
 from sriov.errors import Gone, HostError, InputError, Refused
-from sriov.model import LinkState, VfSettings
+from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _baseline(config: Mapping[str, Any], was: Mapping[str, Any]) -> Baseline:
         mac=mac,
         vlan=int(was["Vlan"]) if vlan else None,
         vlan_qos=int(was["VlanQoS"]) if vlan else None,
-        vlan_proto=(int(was["VlanProto"]) or 0x8100) if vlan else None,
+        vlan_proto=(int(was["VlanProto"]) or VLAN_PROTOCOLS["802.1q"]) if vlan else None,
         spoofchk=bool(was["SpoofChk"]) if config.get("spoofchk") else None,
         trust=bool(was["Trust"]) if config.get("trust") else None,
         min_tx_rate=int(was["MinTxRate"]) if rates else None,

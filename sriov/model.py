@@ -51,11 +51,14 @@ class LinkState(IntEnum):
     DISABLE = 2
 
 
+VLAN_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}      # EtherTypes of linux/if_ether.h
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VfSettings:
     """What the PF enforces on one of its VFs; None where the driver does not report it.
 
-    Rates in Mbit/s, 0 = unlimited. `vlan` 0 = untagged. `vlan_proto` is the EtherType, 0x8100 or 0x88a8.
+    Rates in Mbit/s, 0 = unlimited. `vlan` 0 = untagged. `vlan_proto` is one of VLAN_PROTOCOLS.
     Source: struct ifla_vf_* of linux/if_link.h.
     """
 
