@@ -94,7 +94,7 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
                 up=home.up,
                 traits=home.traits.missing_in(found.traits),
             )
-            _put_back(kernel, host, home)
+            back = _put_back(kernel, host, home)
         except Gone as error:        # moved meanwhile: the kernel dissolves the namespace
             failure = error
             continue
@@ -104,7 +104,9 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
             failure = error
             continue
         kernel.trace("link home")
-        return _verify(host, vf, home)
+        if back is not None and back.is_home(home):
+            return back.link
+        failure = HostError(f"{vf} is not as it was: expected {home}, found {back}")
     raise failure or HostError(f"cannot bring the netdev of {vf} home")
 
 
@@ -112,7 +114,7 @@ def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: floa
     """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
     while True:
         link = kernel.find_link(host, vf.address)
-        found = None if link is None else _inspect(host, link)
+        found = None if link is None else _inspect(host, link.index)
         if found is None and pod is not None:
             found = _inspect_pod(pod, vf)
         if found is not None:
@@ -128,11 +130,11 @@ def _inspect_pod(pod: Links, vf: Vf) -> _Place | None:
     link = next((link for link in links if link.pci == vf.address), None)
     if link is None:
         return None
-    return _inspect(pod, link, tuple(other for other in links if other.lower == link.index))
+    return _inspect(pod, link.index, tuple(other for other in links if other.lower == link.index))
 
 
-def _inspect(links: Links, link: Link, above: tuple[Link, ...] = ()) -> _Place | None:
-    found = links.inspect(link.index)
+def _inspect(links: Links, key: int | str, above: tuple[Link, ...] = ()) -> _Place | None:
+    found = links.inspect(key)
     return None if found is None else _Place(links=links, link=found[0], traits=found[1], above=above)
 
 
@@ -159,18 +161,18 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
         kernel.changes.run(links.delete_altnames, index, surplus)
 
 
-def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> None:
-    """What the one message does not: altnames that the pod took away, offloads."""
-    found = host.inspect(home.name)
+def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
+    """What the one message does not: altnames that the pod took away, offloads. How all of it is then."""
+    found = _inspect(host, home.name)
     if found is None:
-        return
-    link, traits = found
-    missing = [name for name in home.traits.altnames or () if name not in (traits.altnames or ())]
+        return None
+    missing = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if missing:
-        kernel.changes.run(host.add_altnames, link.index, missing)
-    features = home.traits.missing_in(traits).features
+        kernel.changes.run(host.add_altnames, found.link.index, missing)
+    features = home.traits.missing_in(found.traits).features
     if features is not None:
         kernel.changes.run(host.set_features, home.name, features)
+    return _inspect(host, home.name) if missing or features is not None else found
 
 
 def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
@@ -179,14 +181,6 @@ def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink
         return True
     other = host.find(home.name)
     return error.errno == errno.EEXIST and (other is None or other.pci == vf.address)
-
-
-def _verify(host: Links, vf: Vf, home: HomeLink) -> Link:
-    found = host.inspect(home.name)
-    place = None if found is None else _Place(links=host, link=found[0], traits=found[1])
-    if place is None or not place.is_home(home):
-        raise HostError(f"{vf} is not as it was: expected {home}, found {found}")
-    return place.link
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:
