@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record, Wanted, format_record, parse_record
 from cni.store import Store
 from sriov.errors import HostError, Refused, SriovError
+from sriov.host.linkinfo import LinkTraits
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 from tests.sriov.test_pci import macs, pci_addresses
@@ -32,6 +33,13 @@ settings = st.builds(
 results = st.dictionaries(texts, st.recursive(
     st.none() | st.booleans() | st.integers() | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=5))
+words = st.none() | st.integers(0, 2**32 - 1)
+names = st.text(st.characters(codec="ascii") | st.sampled_from("\udcff\udc80"))     # a pod names by any bytes
+traits = st.builds(
+    LinkTraits, altnames=st.none() | st.lists(names).map(tuple), alias=st.none() | names, flags=words,
+    broadcast=st.none() | macs, mode=words, queue_length=words, group=words, gso_max_size=words, gro_max_size=words,
+    programs=st.none() | st.lists(st.tuples(st.integers(0, 8), st.integers(1))).map(tuple),
+    features=st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple))
 records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
@@ -41,7 +49,7 @@ records = st.builds(
     wanted=st.builds(Wanted, settings=settings, mtu=st.none() | st.integers(68, 65535)),
     ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
     baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
-        HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans())))
+        HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans(), traits=traits)))
 
 
 def record(vf="0000:3b:02.1", container="c1", **changes):
@@ -87,7 +95,17 @@ wrong_values: st.SearchStrategy[object] = st.sampled_from(
 def test_a_record_without_what_came_later():
     document = json.loads(format_record(record()))
     del document["identity"], document["ipam"], document["wanted"], document["owner"]["file_system"]
+    del document["baseline"]["link"]["traits"]
     assert parse_record(json.dumps(document)) == record()
+
+
+@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "flags", "new")), wrong_values)
+def test_any_damage_of_traits_is_a_record_or_a_sriov_error(part, value):
+    document = json.loads(format_record(record()))
+    document["baseline"]["link"]["traits"][part] = value
+    attempt(json.dumps(document))
+    document["baseline"]["link"]["traits"] = value
+    attempt(json.dumps(document))
 
 
 @given(st.sampled_from(DOCUMENT_PARTS), wrong_values)

@@ -48,7 +48,7 @@ def test_accounts_have_the_rights_that_are_used(
     assert found == rules
 
 
-def test_the_agent_runs_with_two_capabilities_and_no_token(cluster: Cluster) -> None:
+def test_the_agent_runs_with_three_capabilities_and_no_token(cluster: Cluster) -> None:
     (name,) = cluster.agent_pods()
     status = cluster.kubectl.exec(name, "cat", "/proc/1/status", namespace=NAMESPACE).stdout
     effective = int(re.findall(r"CapEff:\s*(\w+)", status)[0], 16)
