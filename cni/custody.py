@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from functools import partial
 
@@ -58,14 +58,22 @@ class Custody:
         # Whose VF it is, where its namespace was found, and until when (time.monotonic) that is good enough.
         self._verified: dict[PciAddress, tuple[Owner, tuple[int, int], float]] = {}
 
-    def hold(self, vf: PciAddress, deadline: float) -> AbstractContextManager[None]:
-        """The VF's lock; Busy where another call has it until `deadline` (time.monotonic)."""
-        return self._locks.hold(vf, f"VF {vf}", deadline)
+    @contextmanager
+    def hold(self, vf: PciAddress, deadline: float) -> Iterator[None]:
+        """The VF's lock; Busy where another call has it until `deadline` (time.monotonic).
 
-    def hold_attachment(self, attachment: Attachment, deadline: float) -> AbstractContextManager[None]:
+        Its holder's changes of the kernel come before those of holders that come later.
+        """
+        with self._kernel.changes.turn(), self._locks.hold(vf, f"VF {vf}", deadline):
+            yield
+
+    @contextmanager
+    def hold_attachment(self, attachment: Attachment, deadline: float) -> Iterator[None]:
         """The attachment's lock; as `hold`."""
         container_id, ifname = attachment
-        return self._locks.hold(attachment, f"attachment {container_id[:13]}/{ifname}", deadline)
+        what = f"attachment {container_id[:13]}/{ifname}"
+        with self._kernel.changes.turn(), self._locks.hold(attachment, what, deadline):
+            yield
 
     def claim(self, stack: ExitStack, device: PciAddress, deadline: float, check: Callable[[], None]) -> None:
         """Hold the VF's lock, with no other pod's record on it; wait a little for an old owner to leave.

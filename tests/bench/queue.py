@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cni.kernel
+from cni.queue import ChangeQueue
 from deviceplugin.__main__ import main as run_agent
 from tests.bench.attach import AT_ONCE, POOLS, show
 from tests.support import node
@@ -87,6 +88,6 @@ def at_once(caller: Cni, command: str, calls: Calls) -> tuple[float, float]:
 if __name__ == "__main__":
     if "--state-dir" in sys.argv:        # as Agent calls it: an agent of the width that comes first
         width = int(sys.argv.pop(1))
-        setattr(cni.kernel, "ChangeQueue", partial(cni.kernel.ChangeQueue, width))     # noqa: B010 - mypy: a type
+        setattr(cni.kernel, "ChangeQueue", partial(ChangeQueue, width))     # noqa: B010 - mypy: a type
         sys.exit(run_agent())
     measure(*(int(argument) for argument in sys.argv[1:]))

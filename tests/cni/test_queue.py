@@ -1,38 +1,98 @@
-"""The queue for kernel changes: first come, first served; one at a time; whoever fails, fails alone."""
+"""The queue for kernel changes: the call that came first goes first; one at a time; whoever fails, fails alone."""
 
 import threading
 
 import pytest
 
-from cni.kernel import QUEUE_WIDTH, ChangeQueue
+from cni.queue import QUEUE_WIDTH, ChangeQueue
 from tests.support.node import wait_for
+
+
+class Caller:
+    """A call in a thread of its own, which makes so many changes; `line` gets its name at each."""
+
+    def __init__(self, queue, name, changes, line):
+        self.ready, self._go = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(queue, name, changes, line))
+        self._thread.start()
+        assert self.ready.wait(10)
+
+    def _run(self, queue, name, changes, line):
+        with queue.turn():
+            self.ready.set()
+            self._go.wait(10)
+            for _ in range(changes):
+                queue.run(line.append, name)
+
+    def go(self):
+        self._go.set()
+        return self
+
+    def join(self):
+        self._thread.join(10)
+        assert not self._thread.is_alive()
 
 
 @pytest.fixture
 def queue():
-    queue = ChangeQueue()
-    yield queue
-    queue.close()
+    return ChangeQueue()
 
 
-def test_first_come_first_served_whoever_has_many(queue):
-    """Also for one that comes between two of another's: nobody's changes go ahead of an earlier caller's."""
-    release, callers = threading.Event(), []
-    order: list[int] = []
-    callers.append(threading.Thread(target=queue.run, args=(release.wait,)))
-    callers[0].start()
-    wait_for("the first to be at work", lambda: queue._pool._work_queue.qsize() == 0)
-    for number in range(20):
-        callers.append(threading.Thread(target=queue.run, args=(order.append, number)))
-        callers[-1].start()
-        wait_for("it to wait", lambda: queue._pool._work_queue.qsize() == number + 1)     # noqa: B023 - at once
+@pytest.fixture
+def blocked(queue):
+    """The queue is held by somebody's change until this is called."""
+    release = threading.Event()
+    holder = threading.Thread(target=queue.run, args=(release.wait,))
+    holder.start()
+    wait_for("the holder to be at work", lambda: queue._free == 0)
+    yield release.set
     release.set()
+    holder.join()
+
+
+def test_the_call_that_came_first_goes_first_whoever_asks_first(queue, blocked):
+    line: list[str] = []
+    callers = [Caller(queue, name, 3, line) for name in "abc"]
+    for number, caller in enumerate(reversed(callers)):
+        caller.go()
+        wait_for("it to wait", lambda: len(queue._waiting) == number + 1)      # noqa: B023 - called at once
+    blocked()
     for caller in callers:
         caller.join()
-    assert order == list(range(20))
+    # Between two changes of its own a call is not in line: another may have that place, and only that.
+    assert sorted(line) == sorted("aaabbbccc")
+    assert line[0] == "a"
+    assert [line.index(name) for name in "abc"] == sorted(line.index(name) for name in "abc")
+    assert [line[::-1].index(name) for name in "cba"] == sorted(line[::-1].index(name) for name in "cba")
 
 
-def test_no_more_than_its_width_at_a_time(queue):
+def test_changes_outside_of_any_turn_are_in_the_order_in_which_they_came(queue, blocked):
+    line: list[int] = []
+    callers = []
+    for number in range(20):
+        callers.append(threading.Thread(target=queue.run, args=(line.append, number)))
+        callers[-1].start()
+        wait_for("it to wait", lambda: len(queue._waiting) == number + 1)      # noqa: B023 - called at once
+    blocked()
+    for caller in callers:
+        caller.join()
+    assert line == list(range(20))
+
+
+def test_a_turn_within_a_turn_is_the_same_one(queue):
+    with queue.turn():
+        first = queue._turn
+        with queue.turn():
+            assert queue._turn == first
+        assert queue._turn == first
+    assert queue._turn is None
+    with queue.turn():
+        assert queue._turn > first
+
+
+@pytest.mark.parametrize("width", [QUEUE_WIDTH, 3])
+def test_no_more_than_its_width_at_a_time(width):
+    queue = ChangeQueue(width)
     at_work: list[None] = []
     most: list[int] = []
 
@@ -46,7 +106,9 @@ def test_no_more_than_its_width_at_a_time(queue):
         caller.start()
     for caller in callers:
         caller.join()
-    assert (len(most), max(most)) == (400, QUEUE_WIDTH)
+    assert len(most) == 400
+    assert max(most) <= width
+    assert (queue._free, queue._waiting) == (width, [])
 
 
 def test_a_change_that_fails_is_its_callers_own(queue):
