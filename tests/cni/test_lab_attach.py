@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cni.announce import announcement
+from cni.netns import call_in, open_netns
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
+from sriov.pci import MacAddress
 from tests.support import node
-from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, ping, wait_for
+from tests.support.node import PATIENCE, Agent, Cni, CniFailed, config, in_netns, ip, links, netns, ping, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -154,6 +159,83 @@ def test_vfio_vf_gets_its_settings_and_no_interface(cni: Cni, vfs: Vfs) -> None:
         assert not node.differences(before, links())
     finally:
         node.bind(vf, None)
+
+
+@pytest.mark.usefixtures("unchanged")
+class TestNames:
+    """A netdev takes its altnames along, and cannot go where one of them is taken, or be called by one of them."""
+
+    @pytest.fixture
+    def altname(self, vfs: Vfs) -> Iterator[str]:
+        assert vfs[0].link is not None
+        node.run("ip", "link", "property", "add", "dev", vfs[0].link.name, "altname", "uplink1")
+        yield "uplink1"
+        node.run("ip", "link", "property", "del", "dev", vfs[0].link.name, "altname", "uplink1")
+
+    def test_altname_that_is_the_pods_name_for_it(self, cni: Cni, vfs: Vfs, altname: str) -> None:
+        before = links()
+        with netns() as pod:
+            cni.add(config(vfs[0].address, vlan=5), "c1", pod, altname)
+            assert pod_link(pod, altname)["ifname"] == altname
+            cni.delete(config(vfs[0].address), "c1", pod, altname)
+        assert not node.differences(before, links())
+
+    @pytest.mark.parametrize("kind", ["name", "altname"])
+    def test_altname_that_another_interface_has(self, cni: Cni, vfs: Vfs, altname: str, kind: str) -> None:
+        before = links()
+        with netns() as pod:
+            in_netns(pod, "ip", "link", "add", altname if kind == "name" else "other", "type", "dummy")
+            if kind == "altname":
+                in_netns(pod, "ip", "link", "property", "add", "dev", "other", "altname", altname)
+            cni.add(config(vfs[0].address, vlan=5), "c1", pod)
+            assert "altnames" not in pod_link(pod)
+            cni.delete(config(vfs[0].address), "c1", pod)
+        assert not node.differences(before, links())
+
+    def test_altname_stays_where_it_is_in_nobodys_way(self, cni: Cni, vfs: Vfs, altname: str) -> None:
+        with netns() as pod:
+            cni.add(config(vfs[0].address), "c1", pod)
+            assert pod_link(pod)["altnames"] == [altname]
+            cni.delete(config(vfs[0].address), "c1", pod)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_mtu(cni: Cni, vfs: Vfs) -> None:
+    with netns() as pod:
+        conf = config(vfs[0].address, mtu=9000)
+        assert cni.add(conf, "c1", pod)["interfaces"][0]["mtu"] == pod_link(pod)["mtu"] == 9000
+        cni.delete(conf, "c1", pod)
+        with pytest.raises(CniFailed, match="EINVAL"):
+            cni.add(config(vfs[0].address, vlan=5, mtu=60000), "c1", pod)
+        cni.delete(conf, "c1", pod)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_ipv6_is_usable_at_once_and_announced_through_its_own_interface(cni: Cni, vfs: Vfs) -> None:
+    with netns() as one, netns() as two:
+        for name in (one, two):
+            in_netns(name, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        cni.add(config(vfs[1].address, vlan=7, ipam=static("10.9.0.2/24")), "c2", two)
+        heard = call_in_path(two, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        with heard:
+            heard.bind(("net1", 3))
+            heard.settimeout(PATIENCE)
+            ipam = {"type": "static", "addresses": [{"address": "10.9.0.1/24"}, {"address": "fd00::1/64"}]}
+            conf = config(vfs[0].address, vlan=7, mac=MAC % 3, ipam=ipam)
+            cni.add(conf, "c1", one)
+            bind = "import socket; socket.socket(socket.AF_INET6).bind(('fd00::1', 4711))"
+            assert in_netns(one, sys.executable, "-c", bind).returncode == 0
+            left = [announcement(MacAddress(MAC % 3), ip_address(text)) for text in ("10.9.0.1", "fd00::1")]
+            while left:
+                frame = heard.recv(2048)
+                left = [announced for announced in left if not frame.startswith(announced)]
+        for name, vf, container in ((one, vfs[0], "c1"), (two, vfs[1], "c2")):
+            cni.delete(config(vf.address), container, name)
+
+
+def call_in_path(path: str, work: Callable[[], socket.socket]) -> socket.socket:
+    with open_netns(path) as fd:
+        return call_in(fd, work)
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -354,18 +436,22 @@ class TestKilledAgent:
 
     @pytest.mark.parametrize("step", ["link home", "home"])
     def test_in_del(self, tmp_path: Path, vfs: Vfs, step: str) -> None:
+        """The next agent ends what was begun, the DEL again or not, and with the pod's namespace still there."""
         agent = Agent(tmp_path / "agent", POOLS, HOLDING)
         agent.start(VFPOOL_KILL_AT=step)
         cni = Cni(agent.socket)
         conf = config(vfs[0].address, vlan=5, mac=MAC % 9)
+        before = links()
         with netns() as pod:
             cni.add(conf, "c1", pod)
             with pytest.raises(CniFailed):
                 cni.delete(conf, "c1", pod)
             agent.wait()
             agent.start()
+            assert agent.records() == []
+            node.run("udevadm", "settle")
+            assert not node.differences(before, links())
             cni.delete(conf, "c1", pod)
-        assert agent.records() == []
         agent.stop()
 
     def test_while_a_pod_has_its_vf_and_the_netns_dies_meanwhile(self, tmp_path: Path, vfs: Vfs) -> None:
@@ -383,6 +469,34 @@ class TestKilledAgent:
             assert pod_link(living)
             cni.delete(config(vfs[1].address), "c2", living)
         agent.stop()
+
+
+@pytest.mark.parametrize(("command", "step"), [
+    ("ADD", "record"), ("ADD", "settings"), ("ADD", "done"), ("DEL", "home")])
+def test_killed_with_a_vfio_vf(tmp_path: Path, vfs: Vfs, command: str, step: str) -> None:
+    vf = vfs[6]
+    node.bind(vf, "vfio-pci")
+    try:
+        agent = Agent(tmp_path / "agent", POOLS, HOLDING)
+        agent.start(VFPOOL_KILL_AT=step)
+        cni = Cni(agent.socket)
+        before = links()
+        conf = config(vf.address, vlan=5, mac=MAC % 9, trust="on")
+        with netns() as pod:
+            if command == "DEL":
+                cni.add(conf, "c1", pod)
+            with pytest.raises(CniFailed):
+                cni.finish(cni.start(command, conf, "c1", pod))
+            assert agent.wait() == -signal.SIGKILL
+            agent.start()
+            assert len(agent.records()) == (1 if step == "done" else 0)
+            if step == "done":
+                assert pf_view(vf)["vlan_list"] == [{"vlan": 5}]
+                cni.delete(conf, "c1", pod)
+            assert not node.differences(before, links())
+        agent.stop()
+    finally:
+        node.bind(vf, None)
 
 
 @pytest.mark.usefixtures("unchanged")
