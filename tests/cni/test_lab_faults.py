@@ -188,8 +188,12 @@ def check_end(command: Command, fault: Fault, before: dict[str, Any], here: Node
     """After the fault and what the agent does by itself: as before, or as the call wanted it."""
     if fault.kills:
         here.restart()
-    else:
-        here.attachments.repair.reconcile()      # as its next look does
+
+    def settled() -> bool:
+        here.attachments.repair.reconcile()      # as its next look does; a plugin may be late for one
+        return finished(here) or not here.left()
+
+    node.wait_for(f"{what}: {here.left()} to end", settled, every=0.5)
     if command is Command.ADD and finished(here):
         assert here.call(Command.ADD)["interfaces"], what
     elif command is Command.ADD or not finished(here):
