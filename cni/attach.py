@@ -20,7 +20,17 @@ from cni.ipam import ipam_add, ipam_delete, remember_ipam
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
-from cni.protocol import Addresses, CniError, Code, Command, Interface, Request, format_result
+from cni.protocol import (
+    Addresses,
+    CniError,
+    Code,
+    Command,
+    Interface,
+    Request,
+    describe_call,
+    find_pod,
+    format_result,
+)
 from cni.record import Baseline, HomeLink, Owner, Phase, Record
 from cni.repair import Repair
 from cni.steps import MacOrder
@@ -88,7 +98,7 @@ class Attachments:
     def _add(self, call: Invocation) -> Mapping[str, Any]:
         conf = parse_netconf(call.request.config, call.request.args)
         for warning in conf.warnings:
-            log.warning("network %s: %s", conf.network, warning)
+            log.warning("%s: network %s: %s", describe_call(call.request.environment), conf.network, warning)
         known = self._store.find_attachment(call.request.attachment)
         if known is not None and known.vf != conf.device:
             self._take_back(known)
@@ -172,10 +182,11 @@ class Attachments:
         home = None if link is None else HomeLink(name=link.name, mac=link.mac, mtu=link.mtu, up=link.up)
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
-                      file_system=find_file_system(request.netns, pod.netns_fd))
+                      file_system=find_file_system(request.netns, pod.netns_fd),
+                      pod=find_pod(request.environment))
         if owner.file_system is None:
-            log.warning("network namespace %s cannot be seen from here: mount its folder with HostToContainer "
-                        "propagation, or a VF in it may not be noticed when it dies", owner.netns)
+            log.warning("%s: network namespace %s cannot be seen from here: mount its folder with HostToContainer "
+                        "propagation, or a VF in it may not be noticed when it dies", owner, owner.netns)
         return Record(
             vf=vf.address, pf=vf.pf, index=vf.index, identity=kernel.identity(vf.address), boot_id=kernel.boot_id,
             phase=Phase.ATTACHING, owner=owner, sets_mac=conf.mac is not None,

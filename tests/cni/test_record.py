@@ -36,7 +36,7 @@ records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
     owner=st.builds(Owner, container_id=texts, ifname=texts, network=texts, netns=texts,
-                    cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1)),
+                    cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1), pod=texts),
     identity=st.none() | st.integers(0, 2**64 - 1),
     ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
     baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
@@ -86,7 +86,14 @@ wrong_values: st.SearchStrategy[object] = st.sampled_from(
 def test_a_record_without_what_came_later():
     document = json.loads(format_record(record()))
     del document["identity"], document["ipam"], document["owner"]["file_system"]
+    del document["owner"]["pod"]
     assert parse_record(json.dumps(document)) == record()
+
+
+def test_an_owner_is_shown_with_its_pod_where_that_is_known():
+    owner = record().owner
+    assert str(owner) == "container c1, net1 of network net"
+    assert str(dataclasses.replace(owner, pod="shop/cart")) == "pod shop/cart, container c1, net1 of network net"
 
 
 @given(st.sampled_from(DOCUMENT_PARTS), wrong_values)
