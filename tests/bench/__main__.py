@@ -12,6 +12,8 @@ def main() -> int:
     here = [sys.executable, "-u", "-m"]
     commands = {
         "scan of 1,024 synthetic VFs": [*here, "tests.bench.scan"],
+        "pool files, and 1,024 VFs in 20 pools": [*here, "tests.bench.pools"],
+        "from 64 to 4,096 VFs": [*here, "tests.bench.growth"],
         "the CNI executable's own cost": [*here, "tests.bench.shim"],
         "the webhook": [*here, "tests.bench.webhook"],
     }
