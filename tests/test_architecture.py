@@ -26,7 +26,7 @@ PARTS_OF_SRIOV = (
 )
 
 PURE = (
-    "sriov.errors", "sriov.pci", "sriov.model",
+    "sriov.errors", "sriov.pci", "sriov.model", "sriov.status",
     *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "routes", "ties", "known")),
     *(f"sriov.pools.{name}" for name in (
         "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
@@ -34,7 +34,7 @@ PURE = (
     *(f"sriov.diagnosis.{name}" for name in ("causes", "modprobe", "symptoms")),
     *(f"sriov.provision.{name}" for name in ("plan", "steps", "state", "guards", "ownership", "claims")),
     *(f"sriov.views.{name}" for name in (
-        "tables", "exports", "report", "drawing", "plantext", "explanation", "stories")),
+        "tables", "exports", "report", "drawing", "plantext", "explanation", "stories", "statustext")),
     *(f"cni.{name}" for name in (
         "protocol", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields", "grammar")),
     "deviceplugin.allocation",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from sriov.commands.invocation import Node, Run
 from sriov.pools.override import Override
+from sriov.status import SOCKET_PATH
 from sriov.views.output import Output
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"    # what add_subparsers returns
@@ -25,6 +26,10 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
     apply = commands.add_parser("apply", help="make this node fit a pool file")
     reset = commands.add_parser("reset", help="undo what vfpool did to this node since it booted, and only that")
 
+    status = commands.add_parser(
+        "status", help="ask the running agent: pools, VFs, who has them, what is wrong",
+        epilog="Exit status: 0 all is well, 1 something is wrong or the agent cannot be asked, 2 wrong arguments.")
+
     for command in (check, explain, plan, apply):
         _add_file(command, needed=command is not apply)
     apply.add_argument("--last-good", action="store_true",
@@ -40,11 +45,15 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
         command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",
                              help="the agent's (default: %(default)s)")
 
+    status.add_argument("--socket", type=Path, default=Path(SOCKET_PATH), metavar="PATH",
+                        help="where the agent answers (default: %(default)s)")
+    status.set_defaults(run=_run("status"))
+
     named = {"discover": discover, "check": check, "explain": explain, "plan": plan, "apply": apply, "reset": reset}
     for name, command in named.items():
         command.set_defaults(run=_run(name))
         _add_other_roots(command)
-    return [*named.values()]
+    return [*named.values(), status]
 
 
 def _run(name: str) -> Run:
