@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from cni.away import Pod, check_way, configure, find_usable_link, take_away
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.ipam import ipam_add, ipam_delete, remember_ipam
 from cni.kernel import Kernel, Vf
+from cni.locks import Busy
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
 from cni.protocol import (
@@ -92,6 +93,16 @@ class Attachments:
         """Whether this VF is in a pod, or on its way."""
         record = self._store.find(vf)
         return record is not None and not self._custody.is_outdated(record)
+
+    @contextmanager
+    def keep_off(self, vf: PciAddress) -> Iterator[None]:
+        """Let no call have this VF for as long as the context lasts; raises Refused where one has it now."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._custody.hold(vf, time.monotonic()))
+            except Busy:
+                raise Refused(f"VF {vf} is on its way to a pod or home") from None
+            yield
 
     # -- ADD ---------------------------------------------------------------------------------------------
 

@@ -75,9 +75,9 @@ def always(state: PfState) -> Wish:
     return wish
 
 
-def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms) -> Report:
-    """Make the host fit the file."""
-    return run(executor, pool_file_jobs(executor.look(), pool_file), terms)
+def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms, host: Host | None = None) -> Report:
+    """Make the host fit the file; `host` is how it is now, None: look."""
+    return run(executor, pool_file_jobs(executor.look() if host is None else host, pool_file), terms)
 
 
 def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:

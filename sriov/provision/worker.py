@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,11 +29,17 @@ _ROUNDS = 3
 
 Wish: TypeAlias = Callable[[PhysicalFunction], PfState]
 ClaimReader: TypeAlias = Callable[[Sequence[PhysicalFunction]], Mapping[PciAddress, tuple[str, ...]]]
+Hold: TypeAlias = Callable[[PciAddress], AbstractContextManager[None]]
 
 
 def no_claims(_: Sequence[PhysicalFunction]) -> Mapping[PciAddress, tuple[str, ...]]:
     """Nobody else is asked."""
     return {}
+
+
+def hold_nothing(_: PciAddress) -> AbstractContextManager[None]:
+    """Nobody else is there that would take a VF meanwhile."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +83,13 @@ class Job:
 class Terms:
     """On what terms hosts are changed. Without a ledger nothing is known, or kept, of who made what.
 
-    `in_use`: VFs that pods have. `tended`: VFs that had their driver chosen before. `read_claims`: says for each
-    PF who else is configured to make its VFs.
+    `in_use`: VFs that pods have. `hold`: keeps pods from getting a VF for as long as its context lasts, or raises
+    Refused, at once, where somebody is giving it to one. `tended`: VFs that had their driver chosen before.
+    `read_claims`: says for each PF who else is configured to make its VFs.
     """
 
     in_use: InUse
+    hold: Hold = hold_nothing
     tended: Container[PciAddress] = ()
     overrides: Collection[Override] = ()
     read_claims: ClaimReader = no_claims
@@ -179,20 +188,26 @@ class Worker:
     def _attempt(self, pf: PhysicalFunction, steps: Sequence[Step], before: PfState) -> bool:
         """All of the steps or none of them; whether they are done."""
         undo: list[tuple[Step, ...]] = []
-        for step in steps:
-            try:
-                self._check_idle(pf, step)
-                undo.append(self._executor.prepare(step))
-                self._executor.do(step, self._choose)
-            except SriovError as error:
-                self._fail(f"cannot {step.describe()}: {error}", self._take_back(pf, before, undo))
-                return False
-            log.info("done: %s", step.describe())
+        with ExitStack() as holds:      # taking back disturbs whom the steps disturbed
+            held: set[PciAddress] = set()
+            for step in steps:
+                try:
+                    for vf in _touched(pf, step):
+                        if vf not in held:
+                            holds.enter_context(self._terms.hold(vf))
+                            held.add(vf)
+                    self._check_idle(pf, step)
+                    undo.append(self._executor.prepare(step))
+                    self._executor.do(step, self._choose)
+                except SriovError as error:
+                    self._fail(f"cannot {step.describe()}: {error}", self._take_back(pf, before, undo))
+                    return False
+                log.info("done: %s", step.describe())
         self._done.extend(steps)
         return True
 
     def _check_idle(self, pf: PhysicalFunction, step: Step) -> None:
-        """Pods may have got VFs since the plan was made: the steps before this one took their time."""
+        """Pods may have got VFs since the plan was made, and until these were held."""
         if isinstance(step, VfStep):
             if self._terms.in_use(step.vf):
                 raise Refused("it is in use")
@@ -243,3 +258,10 @@ class Worker:
 
     def _fail(self, what: str, left: tuple[str, ...] = ()) -> None:
         self._failed.append(Failure(pf=self._job.pf.address, what=what, left=left))
+
+
+def _touched(pf: PhysicalFunction, step: Step) -> tuple[PciAddress, ...]:
+    """The VFs that must not come to a pod, or come home from one, while the step is done."""
+    if isinstance(step, VfStep):
+        return (step.vf.address,)
+    return tuple(vf.address for vf in pf.vfs) if step.disturbs is Disturbs.ALL_VFS else ()
