@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from deviceplugin.changes import NO_CHANGE, Change, find_change
 from sriov.errors import SriovError
 from sriov.pci import PciAddress
-from sriov.pools.assignment import Assignment, Member
+from sriov.pools.assignment import Assignment, Member, Pool
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +21,43 @@ LONGEST_REST = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one look at the host came to, and by which pools; `generation` counts the pool files, from 1."""
+
+    pools: tuple[Pool, ...]
+    assignment: Assignment
+    generation: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The members of every resource, by full resource name, sorted by address. Version 0: not yet known."""
+    """The members of every resource, by full resource name, sorted by address. Version 0: not yet known.
+
+    `change` is what this version changed; who skipped versions compares the members.
+    """
 
     version: int
+    pools: Mapping[str, Pool] = field(default_factory=lambda: MappingProxyType({}))
     members: Mapping[str, tuple[Member, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    generation: int = 0
+    change: Change = NO_CHANGE
 
     def get_members(self, resource: str) -> tuple[Member, ...]:
         return self.members.get(resource, ())
+
+    def excludes_topology(self, resource: str) -> bool:
+        """Whether the kubelet is not told on which NUMA nodes this resource's VFs are."""
+        return resource in self.pools and self.pools[resource].exclude_topology
 
 
 class Inventory:
     """Owns the current Snapshot. Every stream remembers the version it sent and waits for a newer one.
 
-    All methods belong to the event loop's thread.
+    `pools` are served before anything is known of the host. All methods belong to the event loop's thread.
     """
 
-    def __init__(self) -> None:
-        self._snapshot = Snapshot(version=0)
+    def __init__(self, pools: Iterable[Pool] = ()) -> None:
+        self._snapshot = Snapshot(version=0, pools=_by_resource(pools))
         self._published = asyncio.Event()
         self._wanted = asyncio.Event()
 
@@ -45,14 +65,17 @@ class Inventory:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def publish(self, assignment: Assignment) -> Snapshot:
-        """Make what `assignment` says the current snapshot; the same content keeps its version."""
-        members = plan_members(self._snapshot.members, assignment)
-        if self._snapshot.version and members == self._snapshot.members:
-            return self._snapshot
-        log_changes(self._snapshot.members, members)
-        version = self._snapshot.version + 1
-        self._snapshot = Snapshot(version=version, members=MappingProxyType(members))
+    def publish(self, view: View) -> Snapshot:
+        """Make what `view` says the current snapshot; the same content keeps its version."""
+        before, pools = self._snapshot, _by_resource(view.pools)
+        members = plan_members(before.members, view.assignment)
+        same_file = view.generation == before.generation
+        if before.version and same_file and members == before.members and pools == before.pools:
+            return before
+        change = find_change(before.members, members, None if same_file else view.generation)
+        log_change(change)
+        self._snapshot = Snapshot(version=before.version + 1, pools=pools, members=MappingProxyType(members),
+                                  generation=view.generation, change=change)
         self._published.set()
         self._published = asyncio.Event()
         return self._snapshot
@@ -67,7 +90,7 @@ class Inventory:
         """Ask `run` for a scan: now, or right after the one that is under way."""
         self._wanted.set()
 
-    async def run(self, scan: Callable[[], Assignment], *, poll: float = POLL) -> None:
+    async def run(self, scan: Callable[[], View], *, poll: float = POLL) -> None:
         """Scan and publish for ever: at once, on every `rescan`, and each `poll` seconds.
 
         `scan` blocks and runs in a thread of its own, never twice at a time. If it raises SriovError or
@@ -82,7 +105,7 @@ class Inventory:
                 self._wanted.clear()
                 started = loop.time()
                 try:
-                    assignment = await loop.run_in_executor(executor, scan)
+                    view = await loop.run_in_executor(executor, scan)
                 except (SriovError, OSError) as error:
                     if str(error) != failure:
                         failure = str(error)
@@ -91,7 +114,7 @@ class Inventory:
                     if failure is not None:
                         log.info("the host can be scanned again")
                     failure = None
-                    self.publish(assignment)
+                    self.publish(view)
                 # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
                 await asyncio.sleep(min(loop.time() - started, LONGEST_REST))
                 try:
@@ -109,11 +132,10 @@ def plan_members(
     """What to advertise: the assignment, and whatever was advertised before and is not in it, as faulty.
 
     The kubelet drops a device that is not listed without a word to the pod that holds it; one that is listed
-    as unhealthy shows in the pod's status. So a VF leaves the list only with the agent.
+    as unhealthy shows in the pod's status. So a VF leaves the list only with its resource, or with the agent.
     """
     members = {}
-    for resource in {**before, **assignment.members}:
-        now = assignment.members.get(resource, ())
+    for resource, now in assignment.members.items():
         present = {member.vf.address for member in now}
         missing = [
             replace(member, fault=explain_absence(member.vf.address, assignment))
@@ -131,19 +153,12 @@ def explain_absence(address: PciAddress, assignment: Assignment) -> str:
     return assignment.left_out.get(address, "is not on the host any more")
 
 
-def log_changes(before: Mapping[str, tuple[Member, ...]], after: Mapping[str, tuple[Member, ...]]) -> None:
-    for resource, members in after.items():
-        faults = {member.vf.address: member.fault for member in before.get(resource, ())}
-        for member in members:
-            address = member.vf.address
-            if member.fault is not None and faults.get(address) != member.fault:
-                log.warning("%s: VF %s is unhealthy: %s", resource, address, member.fault)
-            elif member.fault is None and faults.get(address) is not None:
-                log.info("%s: VF %s is healthy again", resource, address)
-        counts = count_healthy(members), len(members)
-        if resource not in before or counts != (count_healthy(before[resource]), len(before[resource])):
-            log.info("%s: %d of %d VFs are healthy", resource, *counts)
+def log_change(change: Change) -> None:
+    for sentence in change.warnings():
+        log.warning("%s", sentence)
+    for sentence in change.news():
+        log.info("%s", sentence)
 
 
-def count_healthy(members: tuple[Member, ...]) -> int:
-    return sum(member.fault is None for member in members)
+def _by_resource(pools: Iterable[Pool]) -> Mapping[str, Pool]:
+    return MappingProxyType({pool.resource: pool for pool in pools})

@@ -37,7 +37,7 @@ PURE = (
         "tables", "exports", "report", "drawing", "plantext", "explanation", "stories", "statustext")),
     *(f"cni.{name}" for name in (
         "protocol", "netconf", "record", "steps", "annotation", "selection", "networkref", "fields", "grammar")),
-    "deviceplugin.allocation",
+    "deviceplugin.allocation", "deviceplugin.changes",
     *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )
 

@@ -69,6 +69,11 @@ class PoolFileErrors(DocumentErrors):
 
 def load_pool_file(path: Path) -> PoolFile:
     """Read and parse; raises PoolFileErrors, or InputError if the file cannot be read."""
+    return parse_pool_file(read_pool_file(path), str(path))
+
+
+def read_pool_file(path: Path) -> str:
+    """The text, not parsed; raises as `load_pool_file`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
@@ -77,10 +82,9 @@ def load_pool_file(path: Path) -> PoolFile:
     if len(data) > MAX_SIZE:
         raise InputError(f"cannot read pool file {path}: it is larger than {MAX_SIZE >> 20} MiB")
     try:
-        text = decode(data, str(path))
+        return decode(data, str(path))
     except DocumentErrors as error:
         raise PoolFileErrors(error.problems) from None
-    return parse_pool_file(text, str(path))
 
 
 def parse_pool_file(text: str, path: str) -> PoolFile:

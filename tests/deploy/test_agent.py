@@ -118,6 +118,14 @@ def test_it_runs_on_every_node_and_never_twice():
         "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
 
 
+def test_it_knows_its_node_s_name(monkeypatch):
+    name, = CONTAINER["env"]
+    assert name["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    monkeypatch.setenv(name["name"], "worker-7")
+    assert _parse_args([*CONTAINER["args"]]).node_name == "worker-7"
+    assert _parse_args(["--node-name", "other"]).node_name == "other"
+
+
 def test_its_memory_has_no_limit():
     assert "limits" not in CONTAINER["resources"]
 

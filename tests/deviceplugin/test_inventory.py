@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from deviceplugin.inventory import Inventory
+from deviceplugin.inventory import Inventory, View
 from sriov.errors import HostError
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Assignment, Member
-from tests.deviceplugin.harness import RESOURCE, assign_members, make_members, make_vf, run, until
+from tests.deviceplugin.harness import RESOURCE, assign_members, make_members, make_vf, run, until, view
 
 
 def faults(inventory: Inventory, resource: str = RESOURCE) -> dict[str, str | None]:
@@ -64,8 +64,8 @@ def test_a_vf_that_moved_to_another_pool_is_faulty_in_the_old_one() -> None:
     async def scenario() -> None:
         (member,) = make_members(1)
         inventory = Inventory()
-        inventory.publish(Assignment(members={"a/kernel": (member,), "a/dpdk": ()}, left_out={}))
-        inventory.publish(Assignment(members={"a/kernel": (), "a/dpdk": (member,)}, left_out={}))
+        inventory.publish(view(Assignment(members={"a/kernel": (member,), "a/dpdk": ()}, left_out={})))
+        inventory.publish(view(Assignment(members={"a/kernel": (), "a/dpdk": (member,)}, left_out={})))
         assert faults(inventory, "a/kernel") == {member.vf.address: "now belongs to a/dpdk"}
         assert faults(inventory, "a/dpdk") == {member.vf.address: None}
 
@@ -100,7 +100,7 @@ class Scans:
         self._lock = threading.Lock()
         self.may_end = threading.Semaphore(0)
 
-    def __call__(self) -> Assignment:
+    def __call__(self) -> View:
         with self._lock:
             self.started += 1
             self._running += 1
@@ -113,7 +113,7 @@ class Scans:
 
 
 async def with_run(
-    inventory: Inventory, scan: Callable[[], Assignment], body: Callable[[], object], poll: float = 60.0
+    inventory: Inventory, scan: Callable[[], View], body: Callable[[], object], poll: float = 60.0
 ) -> None:
     running = asyncio.create_task(inventory.run(scan, poll=poll))
     try:
@@ -160,14 +160,14 @@ def test_a_failing_scan_keeps_the_last_view_is_logged_once_and_is_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    answers: list[Assignment | Exception] = [
+    answers: list[View | Exception] = [
         assign_members(*make_members(1)),
         HostError("cannot read /sys", errno=5),
         HostError("cannot read /sys", errno=5),
         assign_members(*make_members(2)),
     ]
 
-    def scan() -> Assignment:
+    def scan() -> View:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -185,7 +185,7 @@ def test_a_failing_scan_keeps_the_last_view_is_logged_once_and_is_tried_again(
 
 
 def test_a_bug_in_a_scan_ends_the_agent() -> None:
-    def scan() -> Assignment:
+    def scan() -> View:
         raise ZeroDivisionError
 
     async def scenario() -> None:

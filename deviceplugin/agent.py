@@ -1,0 +1,95 @@
+"""The agent at work: looks, provisioning, the kubelet and the pool file, each told of what the others find."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from deviceplugin.inventory import Inventory, View
+from deviceplugin.lookout import Lookout
+from deviceplugin.poolsource import PoolSource
+from deviceplugin.provisioner import Provisioner, Surroundings
+from deviceplugin.service import Service, ServiceConfig
+from deviceplugin.watch import KernelWatch
+from sriov.model import VirtualFunction
+from sriov.pci import PciAddress
+from sriov.pools.assignment import assign
+from sriov.provision.executor import Executor
+from sriov.provision.ledger import Ledger
+
+log = logging.getLogger("vfpool-agent")
+
+
+class Pods(Protocol):
+    """Who has VFs; any thread may ask."""
+
+    def holds(self, vf: PciAddress) -> bool:
+        """Whether a pod has it, or gets it just now."""
+
+    def keep_off(self, vf: PciAddress) -> AbstractContextManager[None]:
+        """Let no pod get it, or give it back, as long as the context lasts; raises Refused where one is at it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What the agent works on. `changed` is told when the kernel says that netdevs or PCI functions changed."""
+
+    lookout: Lookout
+    executor: Executor
+    ledger: Ledger
+    pods: Pods
+    changed: Callable[[], None]
+
+
+class Agent:
+    """Keeps the host as the pool file says and the kubelet told of it. Made on the loop that runs it."""
+
+    def __init__(self, node: Node, source: PoolSource, config: ServiceConfig) -> None:
+        self._node = node
+        self._source = source
+        self._inventory = Inventory(source.wish.file.pools)
+        self._service = Service(config, self._inventory)
+        around = Surroundings(look=node.lookout.look, executor=node.executor, ledger=node.ledger,
+                              in_use=self._in_use, hold=node.pods.keep_off)
+        self._provisioner = Provisioner(around, source.wish.file)
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        with KernelWatch(loop, self._changed):
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._inventory.run(self._scan), name="inventory"),
+                    tasks.create_task(self._provisioner.run(self._inventory.rescan), name="provision"),
+                    tasks.create_task(self._service.run(), name="serve"),
+                    tasks.create_task(self._source.follow(self._reload), name="follow the pool file"),
+                ]
+                await stop.wait()
+                log.info("stopping")
+                for task in running:
+                    task.cancel()
+
+    def _changed(self) -> None:
+        self._inventory.rescan()
+        self._node.changed()
+
+    def _reload(self) -> None:
+        self._provisioner.want(self._source.wish.file)
+        self._inventory.rescan()
+
+    def _scan(self) -> View:
+        wish = self._source.wish
+        host = self._provisioner.look()
+        pools = wish.file.pools
+        return View(pools=pools, assignment=assign(host, pools), generation=wish.generation)
+
+    def _in_use(self, vf: VirtualFunction) -> bool:
+        return vf.away or self._node.pods.holds(vf.address)
