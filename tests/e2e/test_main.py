@@ -1,0 +1,84 @@
+"""`python -m tests.e2e` without a cluster: what it does while one is up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.e2e.__main__ import watch
+from tests.e2e.process import Process
+from tests.lab.errors import LabError
+from tests.lab.image import CHECKOUT
+
+STOPPING_SLOWLY = """
+import signal, sys, time
+from tests.e2e import __main__ as main
+
+def play(_):
+    try:
+        {work}
+    finally:
+        print("stopping", flush=True)
+        time.sleep(0.5)
+        print("stopped", flush=True)
+
+main.keep_up = play
+sys.exit(main.main(["up"]))
+"""
+WATCHING = "print('up', flush=True); main.watch(lambda: None)"
+BUILDING = "print('up', flush=True); time.sleep(1000)"
+
+
+@pytest.fixture
+def _signals():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_process_that_dies_is_told_with_its_last_words(tmp_path):
+    with (
+        Process("etcd", ["sh", "-c", "echo disk full; exit 3"], tmp_path) as etcd,
+        pytest.raises(LabError) as caught,
+    ):
+        watch(etcd.find_end)
+    assert str(caught.value) == (
+        f"etcd ended (exit status 3), the end of {etcd.log}:\n    disk full\nthe rest was stopped")
+
+
+@pytest.mark.usefixtures("_signals")
+def test_an_end_by_the_same_ctrl_c_is_no_failure():
+    def find_end() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "etcd ended"
+
+    watch(find_end)
+
+
+@pytest.mark.parametrize(("work", "number", "status"), [
+    (WATCHING, signal.SIGINT, 0), (WATCHING, signal.SIGTERM, 0),
+    (BUILDING, signal.SIGINT, 130), (BUILDING, signal.SIGTERM, 143)])
+def test_a_second_signal_does_not_break_off_the_stop(tmp_path, work, number, status):
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPING_SLOWLY.format(work=work)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "VFPOOL_CACHE": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(number)
+            assert process.stdout.readline() == "stopping\n"
+            for each in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                process.send_signal(each)
+                time.sleep(0.05)
+            assert process.stdout.read() == "stopped\n"
+            assert process.wait(10) == status
+        finally:
+            process.kill()
