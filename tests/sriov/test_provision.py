@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.errors import HostError
+from sriov.errors import HostError, Refused
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver
@@ -141,6 +142,99 @@ def test_a_vf_that_a_pod_gets_meanwhile_keeps_what_it_has():
     (problem,) = provision(node, wish, terms=Terms(in_use=in_use)).problems
     assert problem == f"cannot bind VF {node.pfs[A].vfs[1].address} to vfio-pci (now igbvf): it is in use"
     assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
+
+
+class Holds:
+    """Keeps pods off VFs as an agent does; notes in the node's log when, and refuses those that a call is at."""
+
+    def __init__(self, node, busy=()):
+        self._node, self._busy = node, busy
+        self.now = set()
+
+    @contextmanager
+    def __call__(self, vf):
+        if vf in self._busy:
+            raise Refused(f"VF {vf} is on its way")
+        assert vf not in self.now
+        self.now.add(vf)
+        try:
+            yield
+        finally:
+            self.now.discard(vf)
+
+    def watch(self):
+        """Before each write of the node: which VFs are held."""
+        held, write = [], self._node.write
+
+        def noting(operation, value, effect):
+            held.append((operation, value, frozenset(self.now)))
+            return write(operation, value, effect)
+
+        self._node.write = noting
+        return held
+
+
+def test_a_vf_is_held_while_it_is_changed_and_no_other():
+    node = node_of(2)
+    first, second = (vf.address for vf in node.pfs[A].vfs)
+    holds = Holds(node)
+    held = holds.watch()
+    asked = []
+    terms = Terms(in_use=lambda vf: asked.append((vf.address, frozenset(holds.now))) and False, hold=holds)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=terms).problems == ()
+    of = {operation: [(value if operation != "override" else value[0], now) for each, value, now in held
+                      if each == operation] for operation in ("override", "unbind", "probe")}
+    assert list(of.values()) == [[(first, {first}), (second, {second})]] * 3
+    assert {(first, frozenset({first})), (second, frozenset({second}))} <= set(asked)      # again, once held
+    assert holds.now == set()
+
+
+def test_all_vfs_of_a_pf_are_held_until_it_has_others():
+    node = node_of(2)
+    before = frozenset(vf.address for vf in node.pfs[A].vfs)
+    holds = Holds(node)
+    held = holds.watch()
+    terms = Terms(in_use=lambda vf: False, hold=holds, overrides={Override.DISTURB_VFS})
+    assert provision(node, PfState(num_vfs=4), terms=terms).problems == ()
+    assert [now for operation, _, now in held if operation in ("numvfs", "autoprobe")] == [before] * 4
+    assert holds.now == set()
+
+
+def test_what_a_failed_step_disturbed_is_held_until_it_is_taken_back():
+    node = node_of(1)
+    vf = node.pfs[A].vfs[0].address
+    before, holds = node.state(), Holds(node)
+    held = holds.watch()
+    node.fail_at = 1                                          # the unbind, after driver_override
+    wish = PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})
+    (problem,) = provision(node, wish, terms=Terms(in_use=lambda vf: False, hold=holds)).problems
+    assert "unbind failed: EIO" in problem
+    assert node.state() == before
+    assert len(held) > 2
+    assert {now for _, _, now in held} == {frozenset({vf})}
+
+
+@pytest.mark.parametrize("wish", [
+    PfState(num_vfs=4), PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})], ids=["the number", "a driver"])
+def test_a_vf_that_a_call_is_at_counts_as_in_use(wish):
+    node = node_of(2)
+    before, vf = node.state(), node.pfs[A].vfs[0].address
+    terms = Terms(in_use=lambda vf: False, hold=Holds(node, busy={vf}), overrides=set(Override))
+    (problem,) = provision(node, wish, terms=terms).problems
+    assert problem.endswith(f": VF {vf} is on its way")
+    assert node.state() == before
+    assert node.log == []
+
+
+def test_a_busy_vf_stops_no_other():
+    node = node_of(3)
+    vf = node.pfs[A].vfs[1].address
+    wish = PfState(num_vfs=3, vfs=dict.fromkeys(range(3), VfState(driver=VFIO)))
+    holds = Holds(node, busy={vf})
+    assert len(provision(node, wish, terms=Terms(in_use=lambda vf: False, hold=holds)).problems) == 1
+    assert [each.driver for each in node.pfs[A].vfs] == ["vfio-pci", "igbvf", "vfio-pci"]
+    assert holds.now == set()
 
 
 def test_vfs_are_not_removed_while_a_process_has_one_open():
