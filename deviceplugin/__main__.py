@@ -12,13 +12,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cni.attach import Attachments
 from cni.install import SHIM, install_executable
 from cni.kernel import Kernel, open_kernel
+from cni.owners import list_owners
 from cni.server import Server
 from cni.store import Store
 from cni.wire import SOCKET_PATH
@@ -26,6 +28,8 @@ from deviceplugin import deviceinfo
 from deviceplugin.agent import Agent, Node
 from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.lookout import Lookout
+from deviceplugin.nodestatus import Agent as Process
+from deviceplugin.nodestatus import now
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.service import ServiceConfig
 from sriov.errors import InputError, SriovError
@@ -34,6 +38,7 @@ from sriov.host.knownfile import KnownFile
 from sriov.host.udev import Udev
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
+from sriov.status import SOCKET_PATH as STATUS_PATH
 
 log = logging.getLogger("vfpool-agent")
 
@@ -56,9 +61,12 @@ def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = lo
     # Until Agent.run has its own: the kernel drops a signal without a handler for PID 1, as in a container.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with open_kernel(settle=Udev().settle, trace=trace) as kernel, _attachments(kernel, args) as attachments:
+        with (
+            open_kernel(settle=Udev().settle, trace=trace) as kernel, closing(Store.open(args.state_dir)) as store,
+            _attachments(kernel, store, args) as attachments,
+        ):
             gc.freeze()      # what is there now stays: no collection looks at it again while a pod waits
-            asyncio.run(_run(args, source, _node(args, kernel, attachments)))
+            asyncio.run(_run(args, source, _node(args, kernel, store, attachments)))
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -73,17 +81,25 @@ def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = lo
 
 async def _run(args: argparse.Namespace, source: PoolSource, node: Node) -> None:
     config = ServiceConfig(kubelet=KubeletDirectory(root=args.kubelet_dir), device_info=args.device_info_dir)
-    await Agent(node, source, config).run()
+    process = Process(version=_version(), started=now())
+    await Agent(process, node, source, config).run(args.status_socket)
 
 
-def _node(args: argparse.Namespace, kernel: Kernel, attachments: Attachments) -> Node:
+def _version() -> str:
+    try:
+        return version("vfpool")
+    except PackageNotFoundError:      # run from its sources
+        return "unknown"
+
+
+def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: Attachments) -> Node:
     ledger = Ledger(args.state_dir, kernel.boot_id)
     for damaged in ledger.damaged:
         log.error("set aside a damaged record: %s", damaged)
     known = KnownFile(args.state_dir / "known.json", kernel.boot_id)
     return Node(
         lookout=Lookout(partial(discover, kernel.sysfs), known), executor=Executor(kernel.sysfs), ledger=ledger,
-        pods=attachments, changed=attachments.repair.hint,
+        pods=attachments, owners=lambda: list_owners(store), changed=attachments.repair.hint,
     )
 
 
@@ -98,6 +114,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="records of VFs in pods; must survive a restart (default: %(default)s)")
     parser.add_argument("--socket", type=_socket, default=Path(SOCKET_PATH),
                         help="where the CNI executable finds the agent (default: %(default)s)")
+    parser.add_argument("--status-socket", type=_socket, default=Path(STATUS_PATH),
+                        help="where `vfpool status` asks (default: %(default)s)")
     parser.add_argument("--kubelet-dir", type=_path, default=Path("/var/lib/kubelet"),
                         help="the kubelet's folder (default: %(default)s)")
     parser.add_argument("--device-info-dir", type=_path, default=deviceinfo.DIRECTORY,
@@ -132,22 +150,21 @@ def _name(text: str) -> str:
 def _check_places(args: argparse.Namespace) -> None:
     """Raise InputError for a folder that cannot be one, and for a file that is a folder."""
     for option, folder in (("--state-dir", args.state_dir), ("--kubelet-dir", args.kubelet_dir),
-                           ("--device-info-dir", args.device_info_dir), ("--socket", args.socket.parent)):
+                           ("--device-info-dir", args.device_info_dir), ("--socket", args.socket.parent),
+                           ("--status-socket", args.status_socket.parent)):
         above = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
         if not above.is_dir():
             raise InputError(f"cannot use {option} {folder}: {above} is not a folder")
     for option, file in (*(("--install-cni", each) for each in args.install_cni), ("--pool-file", args.pool_file),
-                         ("--socket", args.socket)):
+                         ("--socket", args.socket), ("--status-socket", args.status_socket)):
         if file.is_dir():
             raise InputError(f"cannot use {option} {file}: it is a folder, expected the path of a file")
 
 
 @contextmanager
-def _attachments(kernel: Kernel, args: argparse.Namespace) -> Iterator[Attachments]:
+def _attachments(kernel: Kernel, store: Store, args: argparse.Namespace) -> Iterator[Attachments]:
     """The node's attachments, repaired, and served on the CNI socket for as long as the context lasts."""
-    store = Store.open(args.state_dir)
     with ExitStack() as stack:
-        stack.callback(store.close)
         attachments = Attachments(kernel, store)
         attachments.repair.reconcile()
         server = stack.enter_context(Server(args.socket, attachments))

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from deviceplugin.inventory import Inventory, View
 from deviceplugin.lookout import Lookout
+from deviceplugin.nodestatus import Agent as Process
+from deviceplugin.nodestatus import Knowledge, describe_node, moment
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.provisioner import Provisioner, Surroundings
 from deviceplugin.service import Service, ServiceConfig
+from deviceplugin.statusserver import serving_status
 from deviceplugin.watch import KernelWatch
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import assign
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
+from sriov.status import NodeStatus, Owner, PoolFileStatus, Problem, Registration
 
 log = logging.getLogger("vfpool-agent")
 
@@ -37,19 +42,22 @@ class Pods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the agent works on. `changed` is told when the kernel says that netdevs or PCI functions changed."""
+    """What the agent works on. `owners` says who has which VF; `changed` is told when the kernel says that netdevs
+    or PCI functions changed."""
 
     lookout: Lookout
     executor: Executor
     ledger: Ledger
     pods: Pods
+    owners: Callable[[], Mapping[PciAddress, Owner]]
     changed: Callable[[], None]
 
 
 class Agent:
     """Keeps the host as the pool file says and the kubelet told of it. Made on the loop that runs it."""
 
-    def __init__(self, node: Node, source: PoolSource, config: ServiceConfig) -> None:
+    def __init__(self, process: Process, node: Node, source: PoolSource, config: ServiceConfig) -> None:
+        self._process = process
         self._node = node
         self._source = source
         self._inventory = Inventory(source.wish.file.pools)
@@ -58,24 +66,41 @@ class Agent:
                               in_use=self._in_use, hold=node.pods.keep_off)
         self._provisioner = Provisioner(around, source.wish.file)
 
-    async def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
+    async def run(self, status_socket: Path) -> None:
+        """Until SIGTERM or SIGINT; as long, who connects to `status_socket` is told the status."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        with KernelWatch(loop, self._changed):
-            async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(self._inventory.run(self._scan), name="inventory"),
-                    tasks.create_task(self._provisioner.run(self._inventory.rescan), name="provision"),
-                    tasks.create_task(self._service.run(), name="serve"),
-                    tasks.create_task(self._source.follow(self._reload), name="follow the pool file"),
-                ]
-                await stop.wait()
-                log.info("stopping")
-                for task in running:
-                    task.cancel()
+        async with serving_status(status_socket, self.status):
+            with KernelWatch(loop, self._changed):
+                await self._work(stop)
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._inventory.run(self._scan), name="inventory"),
+                tasks.create_task(self._provisioner.run(self._inventory.rescan), name="provision"),
+                tasks.create_task(self._service.run(), name="serve"),
+                tasks.create_task(self._source.follow(self._reload), name="follow the pool file"),
+            ]
+            await stop.wait()
+            log.info("stopping")
+            for task in running:
+                task.cancel()
+
+    def status(self) -> NodeStatus:
+        """How the node is, as far as is known by now."""
+        snapshot, wish = self._inventory.snapshot, self._source.wish
+        troubles = self._inventory.failure, self._provisioner.trouble, self._node.lookout.trouble
+        return describe_node(self._process, Knowledge(
+            snapshot=snapshot, since=moment(snapshot.since), host=self._node.lookout.host, pool_file=wish.file,
+            file=PoolFileStatus(path=str(self._source.path), since=moment(wish.since), error=wish.problem),
+            owners=self._node.owners(), report=self._provisioner.report,
+            kubelet={name: Registration(registered=problem is None, problem=problem)
+                     for name, problem in self._service.problems.items()},
+            problems=[Problem(message=trouble) for trouble in troubles if trouble is not None],
+        ))
 
     def _changed(self) -> None:
         self._inventory.rescan()

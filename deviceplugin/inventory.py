@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,12 @@ class View:
 class Snapshot:
     """The members of every resource, by full resource name, sorted by address. Version 0: not yet known.
 
-    `change` is what this version changed; who skipped versions compares the members.
+    `change` is what this version changed; who skipped versions compares the members. `since`: seconds since the
+    epoch.
     """
 
     version: int
+    since: float = 0.0
     pools: Mapping[str, Pool] = field(default_factory=lambda: MappingProxyType({}))
     members: Mapping[str, tuple[Member, ...]] = field(default_factory=lambda: MappingProxyType({}))
     generation: int = 0
@@ -57,13 +60,19 @@ class Inventory:
     """
 
     def __init__(self, pools: Iterable[Pool] = ()) -> None:
-        self._snapshot = Snapshot(version=0, pools=_by_resource(pools))
+        self._snapshot = Snapshot(version=0, since=time.time(), pools=_by_resource(pools))
+        self._failure: str | None = None
         self._published = asyncio.Event()
         self._wanted = asyncio.Event()
 
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last scan failed; None: it did not."""
+        return self._failure
 
     def publish(self, view: View) -> Snapshot:
         """Make what `view` says the current snapshot; the same content keeps its version."""
@@ -74,8 +83,8 @@ class Inventory:
             return before
         change = find_change(before.members, members, None if same_file else view.generation)
         log_change(change)
-        self._snapshot = Snapshot(version=before.version + 1, pools=pools, members=MappingProxyType(members),
-                                  generation=view.generation, change=change)
+        self._snapshot = Snapshot(version=before.version + 1, since=time.time(), pools=pools, change=change,
+                                  members=MappingProxyType(members), generation=view.generation)
         self._published.set()
         self._published = asyncio.Event()
         return self._snapshot
@@ -97,7 +106,6 @@ class Inventory:
         OSError, the last snapshot stays and the next turn tries again; anything else is a bug and ends this.
         """
         loop = asyncio.get_running_loop()
-        failure: str | None = None
         # Not the loop's own executor: sysfs writes that take seconds may hold all of its threads.
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scan")
         try:
@@ -107,13 +115,14 @@ class Inventory:
                 try:
                     view = await loop.run_in_executor(executor, scan)
                 except (SriovError, OSError) as error:
-                    if str(error) != failure:
-                        failure = str(error)
-                        log.error("cannot scan the host, the last view of it stays: %s", failure)
+                    failure = f"cannot scan the host, the last view of it stays: {error}"
+                    if failure != self._failure:
+                        log.error("%s", failure)
+                    self._failure = failure
                 else:
-                    if failure is not None:
+                    if self._failure is not None:
                         log.info("the host can be scanned again")
-                    failure = None
+                    self._failure = None
                     self.publish(view)
                 # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
                 await asyncio.sleep(min(loop.time() - started, LONGEST_REST))

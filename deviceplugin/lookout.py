@@ -28,6 +28,11 @@ class Lookout:
         """As it was last seen; nothing before the first look."""
         return self._host
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the file of what was known; None: nothing."""
+        return self._trouble
+
     def look(self) -> Host:
         """The host now; what could not be read is logged once. Raises HostError, OSError."""
         with self._turn:

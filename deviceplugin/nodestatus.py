@@ -27,7 +27,12 @@ from sriov.status import (
 
 
 def now() -> Moment:
-    return Moment(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    return moment(time.time())
+
+
+def moment(seconds: float) -> Moment:
+    """Of seconds since the epoch."""
+    return Moment(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ class Wish:
     """
 
     file: PoolFile
+    since: float                      # seconds since the epoch
     generation: int = 1
     problem: str | None = None
 
@@ -49,7 +51,7 @@ class PoolSource:
         self._path = path
         self._node = node
         self._seen = self._read()
-        self._wish = Wish(file=self._parse(self._seen))
+        self._wish = Wish(file=self._parse(self._seen), since=time.time())
         self._warn()
 
     @property
@@ -98,10 +100,10 @@ class PoolSource:
             log.error("the pool file has changed and cannot be used, what it last said stays:\n%s", error)
             return
         if file != before.file:
-            self._wish = Wish(file=file, generation=before.generation + 1)
+            self._wish = Wish(file=file, since=time.time(), generation=before.generation + 1)
             log.info("the pool file has changed: %s", self._path)
         else:
-            self._wish = Wish(file=file, generation=before.generation)      # with its new places
+            self._wish = replace(before, file=file, problem=None)      # with its new places
             log.info("the pool file wants what it wanted before: %s", self._path)
         self._warn()
 

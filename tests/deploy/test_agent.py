@@ -51,7 +51,9 @@ def default(function, name):
 @pytest.mark.parametrize(("path", "writes"), [
     (ARGS.pool_file, False),
     (ARGS.state_dir / "vfs", True),
+    (ARGS.state_dir / "known.json", True),
     (ARGS.socket, True),
+    (ARGS.status_socket, True),
     (SOCKET_PATH, True),                       # where the installed executable looks
     (ARGS.kubelet_dir / Way.CALL.value, True),
     (ARGS.kubelet_dir / Way.WATCHER.value, True),

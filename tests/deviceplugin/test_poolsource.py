@@ -68,6 +68,7 @@ class ConfigMap:
         self._root = root
         self._versions = 0
         self.path = root / "pools.yaml"
+        root.mkdir(exist_ok=True)
 
     def write(self, content: str) -> None:
         self._versions += 1

@@ -213,7 +213,8 @@ class Agent:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._runner, sys.executable, *self._program, "--pool-file", str(self.root / "pools.yaml"),
-                 "--state-dir", str(self.state), "--socket", str(self.socket), "--kubelet-dir", str(self.kubelet),
+                 "--state-dir", str(self.state), "--socket", str(self.socket),
+                 "--status-socket", str(self.root / "status.sock"), "--kubelet-dir", str(self.kubelet),
                  "--device-info-dir", str(self.root / "devinfo"), "--log-level", self._log_level],
                 stdout=log, stderr=log, env={**os.environ, **env},
             )
