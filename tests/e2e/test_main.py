@@ -7,13 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from tests.e2e.__main__ import watch
+from tests.e2e.cluster import Cluster
+from tests.e2e.components import Components
+from tests.e2e.controlplane import ControlPlane
+from tests.e2e.node import Node
 from tests.e2e.process import Process
 from tests.lab.errors import LabError
 from tests.lab.image import CHECKOUT
+from tests.support.node import wait_for
 
 STOPPING_SLOWLY = """
 import signal, sys, time
@@ -60,6 +66,58 @@ def test_an_end_by_the_same_ctrl_c_is_no_failure():
         return "etcd ended"
 
     watch(find_end)
+
+
+class Part:
+    """Stands where the plane or the webhook does."""
+
+    end: str | None = None
+
+    def find_end(self) -> str | None:
+        return self.end
+
+
+class Vm:
+    alive = True
+
+    def console_tail(self) -> str:
+        return "Kernel panic"
+
+
+def test_each_part_of_a_cluster_is_watched(tmp_path):
+    nothing: Any = None
+    parts: Any = (Part(), Part())
+    vm: Any = Vm()
+    cluster = Cluster()
+    cluster.plane, cluster.webhook = parts
+    cluster.node = Node(nothing, nothing, nothing, tmp_path / "node")
+    assert cluster.find_end() is None         # not entered: nothing runs, nothing has ended
+    cluster.node._machine = vm
+    assert cluster.find_end() is None
+    vm.alive = False
+    assert cluster.find_end() == "QEMU, the node's VM, ended, its console's last lines:\nKernel panic"
+    vm.alive = True
+    for part in parts:
+        part.end = "it ended"
+        assert cluster.find_end() == "it ended"
+        part.end = None
+
+
+def test_each_process_of_a_control_plane_is_watched(tmp_path):
+    folder = tmp_path / "bin"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "cni").mkdir()
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
+        (folder / "bin" / name).write_text("#!/bin/sh\necho its last words; exit 4\n")
+        (folder / "bin" / name).chmod(0o755)
+    plane = ControlPlane(Components(folder), tmp_path / "plane")
+    assert plane.find_end() is None
+    for process in plane._processes:
+        process.start()
+        assert wait_for("its end", plane.find_end) == (
+            f"{process.name} ended (exit status 4), the end of {process.log}:\n    its last words")
+        process.kill()
+        assert plane.find_end() is None       # it was stopped, as test cases do
 
 
 @pytest.mark.parametrize(("work", "number", "status"), [
