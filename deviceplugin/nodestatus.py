@@ -12,7 +12,7 @@ from sriov.pci import PciAddress
 from sriov.pools.assignment import PoolFile
 from sriov.provision.guards import Refusal
 from sriov.provision.plan import find_entry
-from sriov.provision.worker import Report
+from sriov.provision.terms import Report
 from sriov.status import (
     Moment,
     NodeStatus,

@@ -65,8 +65,8 @@ class PoolSource:
     async def follow(self, changed: Callable[[], None], *, poll: float = POLL, rest: float = REST) -> None:
         """Read the file anew whenever it may have changed, and each `poll` seconds; never ends.
 
-        `changed` is called when it wants something else. What was written without a rename is used once it has
-        been the same for `rest` seconds: half a file may look like a whole one.
+        `changed` is called when there is another one that is right, be only places in it new. What was written
+        without a rename is used once it has been the same for `rest` seconds: half a file may look like a whole one.
         """
         hint = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -77,9 +77,9 @@ class PoolSource:
                     async with asyncio.timeout(poll):
                         await hint.wait()
                 hint.clear()
-                before = self._wish.generation
+                before = self._wish.file
                 await self._catch_up(rest)
-                if self._wish.generation != before:
+                if self._wish.file is not before:
                     changed()
 
     async def _catch_up(self, rest: float) -> None:

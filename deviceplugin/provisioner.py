@@ -70,9 +70,12 @@ class Provisioner:
         return self._trouble
 
     def want(self, file: PoolFile) -> None:
-        """Let this file count from now on. VFs get their drivers anew, whoever chose those that they have."""
+        """Let this file count from now on. Where it wants something else, VFs get their drivers anew, whoever chose
+        those that they have."""
         with self._guard:
-            self._file, self._planned, self._tended = file, None, frozenset()
+            if file != self._file:      # or else only places in it are new
+                self._planned, self._tended = None, frozenset()
+            self._file = file
 
     def look(self) -> Host:
         """The host now; where it is not as wanted, `run` will see to it. For one thread at a time."""
@@ -85,7 +88,7 @@ class Provisioner:
             tended = self._tended
         plan = plan_host(host, file.physical_functions, file.pools, self._around.in_use, tended).describe()
         with self._guard:
-            if file is self._file and plan != self._planned:
+            if file == self._file and plan != self._planned:
                 self._planned = plan
                 self._loop.call_soon_threadsafe(self._due.set)
         return host
@@ -135,6 +138,6 @@ class Provisioner:
         plan = plan_host(host, entries, pools, lambda _: False)
         wrong = {step.vf.address for step in plan.steps if isinstance(step, BindDriver)}
         with self._guard:
-            if file is self._file:
+            if file == self._file:
                 self._tended |= {vf.address for vf in host.vfs if vf.address not in wrong}
         return report, (*warn_of_entries(entries, host), *warn_of_pools(pools, host, assign(host, pools)))

@@ -21,7 +21,8 @@ from sriov.provision.ledger import Ledger
 from sriov.provision.plan import PfPlan, Plan, find_entry
 from sriov.provision.state import PfState, settle
 from sriov.provision.steps import pf_name
-from sriov.provision.worker import Failure, Job, Report, Terms, Wish, Worker, no_claims
+from sriov.provision.terms import Failure, Job, Report, Terms, Wish, no_claims
+from sriov.provision.worker import Worker
 
 __all__ = [
     "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "last_good_jobs",

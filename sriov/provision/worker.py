@@ -6,95 +6,24 @@ A PF whose own steps fail is made what it was; so is a VF, and the PF's other VF
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from sriov.errors import Refused, SriovError
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
 from sriov.provision.executor import Executor
-from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal
-from sriov.provision.ledger import Ledger
+from sriov.provision.guards import NO_FACTS, Facts, Guard, Override, Refusal
 from sriov.provision.plan import PfPlan, plan_pf
 from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe, wanted_driver
 from sriov.provision.steps import Disturbs, MakeVfs, Step, VfStep
+from sriov.provision.terms import Failure, Job, Report, Terms
 
 log = logging.getLogger(__name__)
 
 # VFs that are made, that get their drivers, and whose netdevs get what only a netdev can have.
 _ROUNDS = 3
-
-Wish: TypeAlias = Callable[[PhysicalFunction], PfState]
-ClaimReader: TypeAlias = Callable[[Sequence[PhysicalFunction]], Mapping[PciAddress, tuple[str, ...]]]
-Hold: TypeAlias = Callable[[PciAddress], AbstractContextManager[None]]
-
-
-def no_claims(_: Sequence[PhysicalFunction]) -> Mapping[PciAddress, tuple[str, ...]]:
-    """Nobody else is asked."""
-    return {}
-
-
-def hold_nothing(_: PciAddress) -> AbstractContextManager[None]:
-    """Nobody else is there that would take a VF meanwhile."""
-    return nullcontext()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A step that could not be done, or was done in vain. `left` is what is not as it was before."""
-
-    pf: PciAddress
-    what: str                         # "cannot make 4 VFs on PF ens1f0 (0000:3b:00.0): ..."
-    left: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.what}; left behind: {', '.join(self.left)}" if self.left else self.what
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What came of it."""
-
-    done: tuple[Step, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    failed: tuple[Failure, ...] = ()
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """A sentence for each wish that is not fulfilled; () is all done."""
-        return (*map(str, self.refused), *map(str, self.failed))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are."""
-
-    pf: PhysicalFunction
-    wish: Wish
-    place: str = ""
-    overrides: Collection[Override] = ()
-    spared: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """On what terms hosts are changed. Without a ledger nothing is known, or kept, of who made what.
-
-    `in_use`: VFs that pods have. `hold`: keeps pods from getting a VF for as long as its context lasts, or raises
-    Refused, at once, where somebody is giving it to one. `tended`: VFs that had their driver chosen before.
-    `read_claims`: says for each PF who else is configured to make its VFs.
-    """
-
-    in_use: InUse
-    hold: Hold = hold_nothing
-    tended: Container[PciAddress] = ()
-    overrides: Collection[Override] = ()
-    read_claims: ClaimReader = no_claims
-    ledger: Ledger | None = None
-
 
 class Worker:
     """One PF's way from how it is to what is wanted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sriov.provision.steps import VfStep
-from sriov.provision.worker import Report
+from sriov.provision.terms import Report
 from sriov.views.exports import Json
 from sriov.views.tables import Paint, Tone, format_paragraph, plain
 

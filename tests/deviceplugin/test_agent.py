@@ -25,7 +25,7 @@ from sriov.host.knownfile import KnownFile
 from sriov.model import RdmaDevice
 from sriov.pci import PciAddress
 from sriov.provision.ledger import Ledger
-from sriov.provision.worker import no_claims
+from sriov.provision.terms import no_claims
 from sriov.status import Owner
 from tests.deviceplugin.harness import configure, run, socket_of, until
 from tests.sriov.fakenode import FakeNode, make_pf

@@ -21,7 +21,7 @@ from sriov.pci import PciAddress
 from sriov.pools.assignment import Member, assign
 from sriov.pools.poolfile import parse_pool_file
 from sriov.provision.guards import Override, Refusal
-from sriov.provision.worker import Failure, Report
+from sriov.provision.terms import Failure, Report
 from sriov.status import Moment, Owner, PfStatus, PoolFileStatus, Problem, Registration, format_status, parse_status
 from tests.support.tree import Pf, Tree
 
