@@ -5,6 +5,7 @@ Each is a sentence that begins with its place; where two things of the file meet
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from sriov.pools.overlap import Earlier, covers, crosses
 from sriov.pools.patterns import matches_any
 from sriov.pools.selectors import Selector
 
+_DRIVERS = {"kernel": "kernel", "vfio-pci": "vfio-pci", "vfio": "vfio-pci"}
+_NO_TYPOS = ("virtio-pci",)           # near them, and a driver all the same
+
 
 def warn_of_file(file: PoolFile) -> Iterator[str]:
     """What needs no node to be seen: entries and selectors that can never be used, and those that collide."""
@@ -22,6 +26,7 @@ def warn_of_file(file: PoolFile) -> Iterator[str]:
     yield from _warn_of_dead_selectors(file.pools)
     makers = _makers(file.physical_functions)
     for pool in file.pools:
+        yield from _warn_of_typo(pool)
         for selector in pool.selectors:
             yield from _warn_of_driver(pool, selector)
             for name in (*selector.pf, *selector.on.name, *selector.on.address):
@@ -162,6 +167,16 @@ def _warn_of_earlier(pool: Pool, selector: Selector, earlier: Sequence[tuple[Poo
         if other is not pool and selector.vfs and first.vfs and crosses(first, selector):
             yield (f"{selector.place}: {pool.resource} does not get vfs {first.vfs & selector.vfs} of this "
                    f"selector: they belong to {other.resource} at {first.place}, which comes first")
+
+
+def _warn_of_typo(pool: Pool) -> Iterator[str]:
+    """A driver that is nearly one of the two that nearly every pool wants. Others have names that nobody lists."""
+    if pool.driver is None or pool.driver in (*_DRIVERS.values(), *_NO_TYPOS):
+        return
+    close = difflib.get_close_matches(pool.driver.lower(), _DRIVERS, n=1, cutoff=0.75)
+    if close:
+        yield (f"{pool.driver_place or pool.place}: {pool.resource} wants the driver {str(pool.driver)!r}, did you "
+               f"mean {_DRIVERS[close[0]]!r}?")
 
 
 def _warn_of_driver(pool: Pool, selector: Selector) -> Iterator[str]:

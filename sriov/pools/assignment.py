@@ -67,6 +67,7 @@ class Pool:
     vf_settings: VfSettings = _UNSET  # what its VFs have where no network says otherwise; no MAC
     vf_mtu: int | None = None         # of its VFs' netdevs; None: as it is
     place: str = field(default="", compare=False)    # "pools.yaml:9:5"
+    driver_place: str = field(default="", compare=False)
 
     def selects(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:
         return self.find_selector(pf, vf) is not None

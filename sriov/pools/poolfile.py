@@ -169,7 +169,7 @@ def _parse_pool(item: Cursor, prefix: str) -> Pool:
         exclude=tuple(_parse_selector(selector) for selector in item.items("exclude")),
         vf_settings=_parse_defaults(item["defaults"]) if "defaults" in item else VfSettings(),
         vf_mtu=item["defaults"].one("mtu", number(68, 65535), None) if "defaults" in item else None,
-        place=item.place,
+        place=item.place, driver_place=item["driver"].place if "driver" in item else "",
     )
 
 

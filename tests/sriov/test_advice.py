@@ -7,6 +7,7 @@ from sriov.model import Host
 from sriov.pci import PciAddress
 from sriov.pools.advice import warn_of_entries, warn_of_pools
 from sriov.pools.assignment import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.pools.poolfile import parse_pool_file
 from tests.support.tree import Pf, Tree
 
 
@@ -98,3 +99,32 @@ def test_an_entry_for_the_rest_is_no_mistake(tmp_path):
     assert list(warn_of_entries(entries, host)) == []
     assert list(warn_of_entries(entries[::-1], host)) == [
         "p:4:5: PF 0000:3b:00.0 belongs to the entry at p:6:5, which comes first"]
+
+
+# ---- drivers ----------------------------------------------------------------------------------------------
+
+
+def warnings_of_driver(driver):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n"
+            f"  - resource: sriov\n    select: [{{pf: ens1f0}}]\n    driver: {driver}\n")
+    file = parse_pool_file(text, "pools.yaml")
+    assert file.pools[0].driver == driver
+    return file.warnings
+
+
+@pytest.mark.parametrize(("driver", "meant"), [
+    ("kernal", "kernel"), ("Kernel", "kernel"), ("kern", "kernel"),
+    ("vfio_pci", "vfio-pci"), ("vfiopci", "vfio-pci"), ("vfio", "vfio-pci"),
+    ("VFIO-PCI", "vfio-pci"), ("vifo-pci", "vfio-pci"),
+])
+def test_a_driver_that_is_nearly_a_known_one(driver, meant):
+    assert warnings_of_driver(driver) == (
+        f"pools.yaml:6:13: intel.com/sriov wants the driver '{driver}', did you mean '{meant}'?",)
+
+
+@pytest.mark.parametrize("driver", [
+    "kernel", "vfio-pci", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "qat_vfio_pci", "virtio_vfio_pci", "xe_vfio_pci",
+    "uio_pci_generic", "igb_uio", "virtio-pci", "iavf", "ixgbevf", "mlx5_core", "pci-stub",
+])
+def test_a_driver_of_any_other_name_is_meant(driver):
+    assert warnings_of_driver(driver) == ()

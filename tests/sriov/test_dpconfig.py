@@ -16,8 +16,8 @@ from sriov.pools.jsonnodes import Number, Object, parse_json
 from sriov.pools.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse_pool_file
 from sriov.pools.poolformat import format_pool_file
 from sriov.pools.selectors import FunctionClass
+from tests.sriov.test_assignment import indices, pf
 from tests.sriov.test_pci import attempt
-from tests.sriov.test_pools import indices, pf
 
 DATA = Path(__file__).parents[1] / "data/pools"
 NETWORK, ACCELERATOR = (FunctionClass.NETWORK,), (FunctionClass.ACCELERATOR,)

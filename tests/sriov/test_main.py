@@ -411,7 +411,7 @@ def test_the_drawing_names_who_has_a_vf(run, tmp_path):
 def test_completion_knows_every_command(capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    assert "compgen -W 'discover check explain plan " in script
+    assert "compgen -W 'discover check explain plan apply reset status networks completion'" in script
     assert "sysfs" not in script      # what help does not show is not offered
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -478,11 +478,41 @@ def test_reader_that_goes_away_is_no_traceback(tree):
     assert child.wait(timeout=30) == 1
 
 
-def test_disk_that_is_full(tree):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command("discover", "--sysfs", tree.root), stdout=full, stderr=subprocess.PIPE,
-                              text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "cannot write the answer: No space left on device\n")
+FULL = "cannot write the answer: No space left on device\n"
+CLOSED = "cannot write the answer: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(("argv", "answered", "unbuffered"), [
+    (["discover"], True, False), (["discover"], True, True), (["networks", "-"], True, False),
+    (["--help"], True, True), (["check", "--help"], True, False),
+    (["status", "--socket", "/nowhere"], False, True), (["check"], False, False),
+])
+def test_streams_that_do_not_work(tree, pools, argv, answered, unbuffered):
+    """Closed or full: one line at most where it can be read, the status that was due, never a traceback."""
+    words = [str(pools) if word == "FILE" else word for word in argv]
+    if argv[0] in ("discover", "explain"):
+        words += ["--sysfs", str(tree.root)]
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else "", "PYTHONPATH": str(root)}
+
+    def run_with(redirection):
+        script = f'exec "$@" {redirection}'
+        done = subprocess.run(["bash", "-c", script, "-", *command(*words)], env=env, input="fast", text=True,
+                              capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    due, out, err = run_with("")
+    assert run_with("2>/dev/full") == run_with("2>&-") == (due, out, "")
+    lost = (FULL, CLOSED) if answered else ("", "")
+    failed = 1 if answered else due
+    assert run_with(">/dev/full") == (failed, "", err + lost[0])
+    assert run_with(">&-") == (failed, "", err + lost[1])
+    assert run_with(">&- 2>&-") == run_with(">/dev/full 2>/dev/full") == (failed, "", "")
+    if argv == ["networks", "-"]:
+        assert run_with("<&-") == (2, "", "cannot read the annotation from stdin: Bad file descriptor\n")
+    else:
+        assert run_with("<&-") == (due, out, err)
+    assert run_with("<&- >&- 2>&-")[1:] == ("", "")
 
 
 def test_locale_that_lacks_a_character(tmp_path):
@@ -517,3 +547,32 @@ def test_networks_names_every_problem(capsys):
     refused = capsys.readouterr().err
     assert "networks[1]" in refused
     assert "networks[2]" in refused
+
+
+def test_networks_says_what_a_missing_key_may_have_been(capsys):
+    asked = [{"nmae": "fast"}, {"name": "slow", "intreface": "data0"}]
+    assert main(["networks", json.dumps(asked)]) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert warnings == ["warning: networks[0].nmae: unknown key, did you mean name?",
+                        "warning: networks[1].intreface: unknown key, did you mean interface?"]
+    assert "networks[0].name: missing, expected the name of a NetworkAttachmentDefinition" in error
+
+
+@pytest.mark.parametrize("namespace", ["Apps", "", "a.b", "a" * 64, "apps/fast"])
+def test_networks_of_a_namespace_that_cannot_be(capsys, namespace):
+    with pytest.raises(SystemExit) as caught:
+        main(["networks", "fast", "--namespace", namespace])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert "argument --namespace: " in err
+    assert "is not a namespace (a-z, 0-9, - inside; at most 63)" in err
+
+
+@pytest.mark.parametrize("text", [
+    "N" * 300, json.dumps([{"name": "N" * 300}]), json.dumps([{"name": "b/" + "a" * 300}]),
+])
+def test_networks_shows_the_beginning_of_what_is_too_long(capsys, text):
+    assert main(["networks", text]) == 2
+    err = capsys.readouterr().err
+    assert '"... is not a name' in err
+    assert len(err) < 250

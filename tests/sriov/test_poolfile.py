@@ -18,8 +18,8 @@ from sriov.pools.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse
 from sriov.pools.poolformat import format_pool_file
 from sriov.pools.ranges import SpeedRange
 from sriov.pools.selectors import FunctionClass
+from tests.sriov.test_assignment import spans
 from tests.sriov.test_pci import attempt, macs, pci_addresses
-from tests.sriov.test_pools import spans
 
 HEAD = "apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n"
 EXAMPLE = Path(__file__).parents[2] / "deploy/examples/pools.yaml"

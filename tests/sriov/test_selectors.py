@@ -14,8 +14,8 @@ from sriov.pools.overlap import Earlier, covers, crosses
 from sriov.pools.patterns import check_pattern, exactly, is_literal, matches
 from sriov.pools.ranges import SpeedRange
 from sriov.pools.selectors import FunctionClass
+from tests.sriov.test_assignment import pf, spans
 from tests.sriov.test_pci import attempt
-from tests.sriov.test_pools import pf, spans
 
 # ---- patterns -------------------------------------------------------------------------------------------
 
