@@ -15,7 +15,7 @@ from sriov.views.statustext import format_status, status_document
 
 TIMEOUT = 5.0              # seconds for the whole answer
 _MOST = 64 << 20           # bytes; 4,096 VFs are 2 MiB
-_START = "start vfpool-agent, or see its log: systemctl status vfpool-agent, kubectl -n vfpool get pods -o wide"
+_START = "start vfpool-agent; in a cluster see why it does not run: kubectl -n vfpool-system get pods -o wide"
 _OTHER = "is this the agent's status socket?"
 
 

@@ -247,16 +247,38 @@ def test_explain_reads_a_configuration_of_the_device_plugin(run, tmp_path, monke
     assert "in intel.com/old" in run("explain", config, "3b:02.2")[1]
 
 
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+(README_FILE,) = [block.split("```")[0] for block in README.split("```yaml\n")[1:] if "kind: PoolFile" in block]
+
+
+def test_the_readme_shows_what_check_says_of_mistakes(tmp_path, monkeypatch, capsys):
+    shown = README.split("named twice in the file above:\n\n")[1].split("\n\nWith `--host`")[0]
+    monkeypatch.chdir(tmp_path)
+    Path("pools.yaml").write_text(
+        README_FILE.replace("numVfs:", "numVFs:").replace("0-3", "0-").replace("sriov_dpdk", "sriov"))
+    assert main(["check", "pools.yaml"]) == 2
+    assert textwrap.indent(capsys.readouterr().err, "    ") == shown + "\n"
+
+
+def test_the_readme_shows_what_check_says_of_a_node(tmp_path, monkeypatch, capsys):
+    shown = README.split("here on a node with two VFs:\n\n")[1].split("\n\n`deploy/examples")[0]
+    monkeypatch.chdir(ROOT)
+    tree = Tree(tmp_path / "sys").add(Pf("0000:21:00.0", "enp33s0", num_vfs=2, numa_node=0, offset=128, stride=2))
+    argv = ["check", "deploy/examples/pools.yaml", "--host", "--sysfs", str(tree.root)]
+    assert main(argv, discover=lambda sysfs: sysfs.scan(tree.links)) == 0
+    out, err = capsys.readouterr()
+    assert textwrap.indent(err + out, "    ") == shown + "\n"
+
+
 def test_the_readme_shows_what_explain_says(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = [block.split("```")[0] for block in readme.split("```yaml\n")[1:] if "kind: PoolFile" in block]
-    shown = readme.split("`vfpool explain pools.yaml` says:\n\n")[1].split("\n\n## ")[0]
+    shown = README.split("`vfpool explain pools.yaml` says:\n\n")[1].split("\n\n## ")[0]
     pf = nic("i40e", "0000:3b:00.0", "ens1f0", num_vfs=8, away={1}, vf_drivers=dict.fromkeys((4, 5, 6), "vfio-pci"))
     tree = Tree(tmp_path / "sys").add(pf)
     links = [replace(link, carrier=link.name != "ens1f0") for link in tree.links]
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cmdline").write_text("iommu=off\n")
-    (tmp_path / "pools.yaml").write_text(example.replace("vfs: 4-7", "vfs: 4-6"))
+    (tmp_path / "pools.yaml").write_text(README_FILE.replace("vfs: 4-7", "vfs: 4-6"))
     monkeypatch.chdir(tmp_path)
     argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--root", str(tmp_path)]
     assert main(argv, discover=lambda sysfs: sysfs.scan(links)) == 0
@@ -492,8 +514,7 @@ def test_streams_that_do_not_work(tree, pools, argv, answered, unbuffered):
     words = [str(pools) if word == "FILE" else word for word in argv]
     if argv[0] in ("discover", "explain"):
         words += ["--sysfs", str(tree.root)]
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else "", "PYTHONPATH": str(root)}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else "", "PYTHONPATH": str(ROOT)}
 
     def run_with(redirection):
         script = f'exec "$@" {redirection}'
