@@ -17,7 +17,8 @@ from sriov.pools.assignment import Assignment, Member, Pool
 
 log = logging.getLogger(__name__)
 
-POLL = 5.0         # seconds; the backstop for a trigger that never came
+POLL = 30.0        # seconds; the backstop for a trigger that never came
+RETRY = 5.0        # seconds after a scan that failed
 LONGEST_REST = 0.25
 
 
@@ -100,7 +101,7 @@ class Inventory:
         self._wanted.set()
 
     async def run(self, scan: Callable[[], View], *, poll: float = POLL) -> None:
-        """Scan and publish for ever: at once, on every `rescan`, and each `poll` seconds.
+        """Scan and publish for ever: at once, on every `rescan`, and `poll` seconds after the last time.
 
         `scan` blocks and runs in a thread of its own, never twice at a time. If it raises SriovError or
         OSError, the last snapshot stays and the next turn tries again; anything else is a bug and ends this.
@@ -126,11 +127,12 @@ class Inventory:
                     self.publish(view)
                 # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
                 await asyncio.sleep(min(loop.time() - started, LONGEST_REST))
+                rest = poll if self._failure is None else min(poll, RETRY)
                 try:
-                    async with asyncio.timeout(poll):
+                    async with asyncio.timeout(rest):
                         await self._wanted.wait()
                 except TimeoutError:
-                    log.debug("no trigger for %s s, scanning all the same", poll)
+                    log.debug("no trigger for %s s, scanning all the same", rest)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 

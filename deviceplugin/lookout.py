@@ -22,6 +22,7 @@ class Lookout:
         self._unreadable: tuple[str, ...] = ()
         self._trouble: str | None = None
         self._host = Host()
+        self._note_trouble()          # of reading the file: the first look writes it anew
 
     @property
     def host(self) -> Host:
@@ -40,7 +41,10 @@ class Lookout:
             for sentence in host.unreadable if host.unreadable != self._unreadable else ():
                 log.warning("%s", sentence)
             self._unreadable = host.unreadable
-            if self._known.trouble not in (None, self._trouble):
-                log.error("%s", self._known.trouble)
-            self._trouble = self._known.trouble
+            self._note_trouble()
             return host
+
+    def _note_trouble(self) -> None:
+        if self._known.trouble not in (None, self._trouble):
+            log.error("%s", self._known.trouble)
+        self._trouble = self._known.trouble

@@ -65,8 +65,8 @@ class PoolSource:
     async def follow(self, changed: Callable[[], None], *, poll: float = POLL, rest: float = REST) -> None:
         """Read the file anew whenever it may have changed, and each `poll` seconds; never ends.
 
-        `changed` is called when there is another one that is right, be only places in it new. What was written
-        without a rename is used once it has been the same for `rest` seconds: half a file may look like a whole one.
+        `changed` is called when there is another one that is right, be only places in it new. What is written
+        without a rename counts once it has been the same for `rest` seconds: half a file may look like a whole one.
         """
         hint = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 from sriov.errors import SriovError
-from sriov.host.netlink import Links
-from sriov.host.sysfs import Sysfs
 from sriov.model import Host, PhysicalFunction
 from sriov.pools.assignment import PoolFile
 from sriov.provision.executor import Executor
@@ -26,14 +24,8 @@ from sriov.provision.worker import Worker
 
 __all__ = [
     "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "last_good_jobs",
-    "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run", "scan_host",
+    "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run",
 ]
-
-
-def scan_host(sysfs: Sysfs) -> Host:
-    """One look at sysfs and one netlink dump."""
-    with Links.open() as links:
-        return sysfs.scan(links.dump())
 
 
 def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:

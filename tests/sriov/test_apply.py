@@ -9,9 +9,10 @@ import threading
 import pytest
 
 from sriov.errors import Gone
+from sriov.host.discovery import discover
 from sriov.host.sysfs import Sysfs
 from sriov.pools.poolfile import parse_pool_file
-from sriov.provision.apply import Terms, apply_pool_file, scan_host
+from sriov.provision.apply import Terms, apply_pool_file
 from sriov.provision.executor import Executor
 from tests.support.tree import Pf, Tree
 
@@ -212,9 +213,9 @@ def test_no_entries_no_writes(tree):
     assert sysfs.log == []
 
 
-def test_scan_host_joins_the_trees_devices_with_this_machines_links(tree):
+def test_a_look_joins_the_trees_devices_with_this_machines_links(tree):
     tree.add(Pf(A, None, num_vfs=1))
-    (pf,) = scan_host(Sysfs(tree.root)).pfs
+    (pf,) = discover(Sysfs(tree.root)).pfs
     assert (pf.address, pf.num_vfs, pf.link) == (A, 1, None)
 
 
