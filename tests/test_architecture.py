@@ -30,7 +30,7 @@ PURE = (
     *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "routes", "ties", "known")),
     *(f"sriov.pools.{name}" for name in (
         "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
-        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "override")),
+        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "override", "yamlsyntax")),
     *(f"sriov.diagnosis.{name}" for name in ("causes", "modprobe", "symptoms")),
     *(f"sriov.provision.{name}" for name in ("plan", "steps", "state", "guards", "ownership", "claims")),
     *(f"sriov.views.{name}" for name in (
@@ -53,7 +53,8 @@ HOMES = {
     "yaml": ("sriov.pools.yamlnodes", "sriov.views.output"),    # reads with places; writes documents
     "pyudev": ("sriov.host.udev",),
     "pyroute2": ("sriov.host.netlink",),
-    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint", "deviceplugin.kubelet.*"),
+    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint", "deviceplugin.podresources",
+             "deviceplugin.kubelet.*"),
     "google.protobuf": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.kubelet.*"),
     "asyncinotify": ("deviceplugin.*",),
     "kubernetes": ("deviceplugin.*", "admission.*"),

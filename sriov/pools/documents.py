@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sriov.errors import InputError
 
+_MOST = 500                # characters of a message: a value may be as long as the file
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
@@ -19,7 +21,8 @@ class Problem:
     file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        message = self.message if len(self.message) <= _MOST else f"{self.message[:_MOST]}..."
+        return f"{self.file}:{self.line}:{self.column}: {message}"
 
 
 class DocumentErrors(InputError):

@@ -6,6 +6,7 @@ that is there twice is a problem instead of its last value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -14,11 +15,12 @@ import yaml
 
 from sriov.errors import InputError
 from sriov.pools.documents import DocumentErrors, Problem, locate, suggest
+from sriov.pools.yamlsyntax import NO_ALIASES, NO_MERGES, NO_TAGS, reword
 
 T = TypeVar("T")
 
 _MAX_DEPTH = 32
-_NO_ALIASES = "anchors and aliases are not supported; quote text that starts with * or &"
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NULL = "tag:yaml.org,2002:null"
 
@@ -32,9 +34,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()     # type: ignore[no-untyped-call]
         refusal = None
         if getattr(event, "anchor", None) is not None:
-            refusal = _NO_ALIASES
+            refusal = NO_ALIASES
         elif getattr(event, "tag", None) is not None:
-            refusal = "tags are not supported; quote text that starts with !"
+            refusal = NO_TAGS
         elif self.depth == _MAX_DEPTH:
             refusal = f"nested deeper than {_MAX_DEPTH} levels"
         if refusal is not None:
@@ -47,6 +49,9 @@ class _Loader(yaml.SafeLoader):
 
 def parse_document(text: str, file: str) -> Cursor:
     """Compose the one document of `text`; raises DocumentErrors for bad syntax, no or several documents."""
+    if (found := _BREAKS.search(text)) is not None:
+        message = f"character U+{ord(found[0]):04X} ends a line for YAML, but not for editors: write an escape"
+        raise DocumentErrors([Problem(*locate(text, found.start()), message, file)])
     try:
         loader = _Loader(text)        # refuses characters that YAML does not allow
     except yaml.reader.ReaderError as error:
@@ -57,19 +62,26 @@ def parse_document(text: str, file: str) -> Cursor:
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        what = ", ".join(part for part in (error.problem, error.context) if part)
-        if error.context == "expected a single document in the stream":
-            what = "expected one document, got another"
-        mark = error.problem_mark or error.context_mark or loader.get_mark()
-        if error.context in ("while scanning an alias", "while scanning an anchor"):    # pf: *
-            what, mark = _NO_ALIASES, error.context_mark or mark
-        raise DocumentErrors([_problem(mark, what)]) from None
+        raise DocumentErrors([_explain(error, loader.get_mark())]) from None
     except (ValueError, OverflowError):
         # PyYAML lets chr() and int() speak for escapes and version numbers that are out of range.
         raise DocumentErrors([_problem(loader.get_mark(), "a number here is out of range")]) from None
     if node is None:
         raise DocumentErrors([Problem(1, 1, "expected a document, the file is empty", file)])
     return Cursor(node, "", [])
+
+
+def _explain(error: yaml.MarkedYAMLError, here: Any) -> Problem:  # noqa: ANN401 - a Mark, as below
+    start = error.context_mark or error.problem_mark or here
+    if error.context == "expected a single document in the stream":
+        return _problem(error.problem_mark or here, "expected one document, got another")
+    wording = reword(error.problem, error.context, _place(start))
+    return _problem(start if wording.at_start else error.problem_mark or here, wording.message)
+
+
+def _place(mark: Any) -> str:  # noqa: ANN401 - as below
+    """`pools.yaml:14:9`"""
+    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
 
 
 def _problem(mark: Any, message: str) -> Problem:  # noqa: ANN401 (PyYAML has one Mark in Python and one in C)
@@ -92,8 +104,7 @@ class Cursor:
     @property
     def place(self) -> str:
         """`pools.yaml:14:9`"""
-        mark = self._node.start_mark
-        return f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
+        return _place(self._node.start_mark)
 
     def note(self, message: str) -> None:
         where = f"{self.path}: " if self.path else ""
@@ -122,6 +133,8 @@ class Cursor:
                 key.note(f"expected a key, got {_describe(key_node)}")
             elif name in keys:
                 key.note(f"key {name!r} is here twice, first at {keys[name].place}")
+            elif name == "<<":
+                key.note(NO_MERGES)
             elif name not in allowed:
                 instead = f", did you mean {elsewhere[name]!r}?" if name in elsewhere else suggest(name, allowed)
                 key.note(f"unknown key {name!r}{instead}")
