@@ -30,6 +30,7 @@ from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
 from deviceplugin.nodestatus import now
+from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.service import ServiceConfig
 from sriov.errors import InputError, SriovError
@@ -99,7 +100,8 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
     known = KnownFile(args.state_dir / "known.json", kernel.boot_id)
     return Node(
         lookout=Lookout(partial(discover, kernel.sysfs), known), executor=Executor(kernel.sysfs), ledger=ledger,
-        pods=attachments, owners=lambda: list_owners(store), changed=attachments.repair.hint,
+        pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
+        changed=attachments.repair.hint,
     )
 
 

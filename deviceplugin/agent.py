@@ -15,6 +15,7 @@ from deviceplugin.inventory import Inventory, View
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
 from deviceplugin.nodestatus import Knowledge, describe_node, moment
+from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.provisioner import Provisioner, Surroundings
 from deviceplugin.service import Service, ServiceConfig
@@ -42,13 +43,14 @@ class Pods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the agent works on. `owners` says who has which VF; `changed` is told when the kernel says that netdevs
-    or PCI functions changed."""
+    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI; `changed`
+    is told when the kernel says that netdevs or PCI functions changed."""
 
     lookout: Lookout
     executor: Executor
     ledger: Ledger
     pods: Pods
+    kubelet: PodResources
     owners: Callable[[], Mapping[PciAddress, Owner]]
     changed: Callable[[], None]
 
@@ -92,7 +94,8 @@ class Agent:
     def status(self) -> NodeStatus:
         """How the node is, as far as is known by now."""
         snapshot, wish = self._inventory.snapshot, self._source.wish
-        troubles = self._inventory.failure, self._provisioner.trouble, self._node.lookout.trouble
+        troubles = (self._inventory.failure, self._provisioner.trouble, self._node.lookout.trouble,
+                    self._node.kubelet.trouble)
         return describe_node(self._process, Knowledge(
             snapshot=snapshot, since=moment(snapshot.since), host=self._node.lookout.host, pool_file=wish.file,
             file=PoolFileStatus(path=str(self._source.path), since=moment(wish.since), error=wish.problem),
@@ -117,4 +120,5 @@ class Agent:
         return View(pools=pools, assignment=assign(host, pools), generation=wish.generation)
 
     def _in_use(self, vf: VirtualFunction) -> bool:
-        return vf.away or self._node.pods.holds(vf.address)
+        node = self._node
+        return vf.away or vf.maybe_open or node.pods.holds(vf.address) or node.kubelet.holds(vf)

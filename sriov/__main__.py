@@ -15,8 +15,8 @@ from cni.annotation import NETWORKS, AnnotationError, NetworkRef, parse_networks
 from cni.fields import show
 from cni.grammar import parse_namespace
 from sriov.commands.arguments import Commands, add_commands
-from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, Node, Owners
-from sriov.errors import InputError, SriovError
+from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, HasVf, Node, Owners
+from sriov.errors import HostError, InputError, SriovError
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host
 from sriov.pci import PciAddress
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None)
     """Run one command; returns the exit status. `discover` None: the kernel of this node."""
     _fill_closed_streams()
     try:
-        return _answer(argv, Node(discover=discover or _discover, read_owners=_read_owners))
+        return _answer(argv, Node(
+            discover=discover or _discover, read_owners=_read_owners, open_kubelet=_open_kubelet))
     finally:
         try:
             sys.stderr.flush()
@@ -95,24 +96,51 @@ def _discover(sysfs: Sysfs) -> Host:
 
 
 def _read_owners(state: Path) -> Owners:
-    """Who has which VF, as far as the agent's records can be read: what cannot is for the agent to complain of."""
+    """Who has which VF by the agent's records of this boot; raises HostError where they cannot be read."""
     from cni.record import parse_record
     from sriov.provision.ledger import BOOT_ID
 
-    owners: dict[PciAddress, str] = {}
     try:
         boot_id = BOOT_ID.read_text().strip()
-        paths = sorted((state / "vfs").glob("*.json"))
-    except OSError:
-        return owners
+        paths = _list_records(state / "vfs")
+    except OSError as error:
+        raise HostError(f"cannot tell which VFs pods have: {error.filename}", errno=error.errno or 0) from None
+    known: dict[PciAddress, str] = {}
+    doubtful: dict[PciAddress, str] = {}
     for path in paths:
         try:
             record = parse_record(path.read_text())
-        except (OSError, UnicodeDecodeError, SriovError):
+        except FileNotFoundError:      # its pod ended since the folder was listed
             continue
-        if record.boot_id == boot_id:      # no pod outlives its node's boot, its record may
-            owners[record.vf] = str(record.owner)
-    return owners
+        except (OSError, UnicodeDecodeError, SriovError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            doubt = f"a pod may have the VF of the record {path}, which cannot be read: {reason}"
+            try:
+                doubtful[PciAddress.parse(path.stem)] = doubt
+            except InputError:
+                raise HostError(doubt) from None
+        else:
+            if record.boot_id == boot_id:      # no pod outlives its node's boot, its record may
+                known[record.vf] = str(record.owner)
+    return Owners(known=known, doubtful=doubtful)
+
+
+def _list_records(folder: Path) -> list[Path]:
+    """None where there is no such folder; raises OSError."""
+    try:
+        # Not glob: of a folder that may not be read it makes an empty one.
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except FileNotFoundError:
+        return []
+
+
+def _open_kubelet(folder: Path) -> HasVf:
+    # Importing gRPC takes longer than checking a file does.
+    from deviceplugin.podresources import PodResources
+
+    kubelet = PodResources(folder)
+    kubelet.list_owners()              # where nothing can be told, it is said once, and at once
+    return kubelet.holds
 
 
 # ---- commands that are not about the node -----------------------------------------------------------------

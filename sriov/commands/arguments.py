@@ -44,6 +44,9 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
     for command in (discover, check, plan, apply, reset):
         command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",
                              help="the agent's (default: %(default)s)")
+    for command in (plan, apply, reset):
+        command.add_argument("--kubelet-dir", type=Path, default=Path("/var/lib/kubelet"), metavar="DIR",
+                             help="the kubelet's, to ask it which VFs pods have (default: %(default)s)")
 
     status.add_argument("--socket", type=Path, default=Path(SOCKET_PATH), metavar="PATH",
                         help="where the agent answers (default: %(default)s)")

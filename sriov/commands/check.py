@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from sriov.commands.invocation import DONE, Node, load_file, status_of, write_file
+from sriov.commands.invocation import DONE, Node, load_file, show_owners, status_of, write_file
 from sriov.host.sysfs import Sysfs
 from sriov.pools.assignment import PoolFile, assign
 from sriov.views.exports import assignment_document
@@ -33,7 +33,7 @@ def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, outpu
                 *warn_of_pools(file.pools, host, assignment)]
     output.warn(warnings)
     if arguments.svg is not None:
-        write_file(arguments.svg, draw(host, assignment, node.read_owners(arguments.state_dir)))
+        write_file(arguments.svg, draw(host, assignment, show_owners(arguments, node, output)))
     output.show({**assignment_document(host, assignment), "warnings": warnings},
                 lambda: format_assignment(host, assignment, output.paint))
     return status_of(host)

@@ -45,11 +45,15 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
 
 
 def terms_of(arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Terms:
-    """On what terms this node's host may be changed: VFs of pods and PFs of other programs are theirs."""
+    """On what terms this node's host may be changed: VFs of pods and PFs of other programs are theirs.
+
+    Raises HostError where it cannot be told which VFs pods have.
+    """
     owners = node.read_owners(arguments.state_dir)
+    has_given = node.open_kubelet(arguments.kubelet_dir)
 
     def in_use(vf: VirtualFunction) -> bool:
-        return vf.away or vf.address in owners
+        return vf.away or vf.maybe_open or vf.address in owners or has_given(vf)
 
     return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root),
                  overrides={Override(each) for each in arguments.force})

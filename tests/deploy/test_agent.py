@@ -57,6 +57,7 @@ def default(function, name):
     (SOCKET_PATH, True),                       # where the installed executable looks
     (ARGS.kubelet_dir / Way.CALL.value, True),
     (ARGS.kubelet_dir / Way.WATCHER.value, True),
+    (ARGS.kubelet_dir / "pod-resources/kubelet.sock", False),
     (ARGS.device_info_dir, True),
     *((target, True) for target in ARGS.install_cni),
     (default(Udev, "run") / "control", False),
@@ -76,7 +77,7 @@ def test_no_other_host_path():
     assert set(HOST_PATHS.values()) == {
         "/etc/cni/net.d", "/opt/cni/bin", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
-        "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
+        f"{KUBELET}/pod-resources", "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
     }
 
 
@@ -88,7 +89,7 @@ def test_later_namespaces_are_seen_and_dead_ones_let_go():
 def test_a_wrong_kubelet_folder_fails_and_is_not_made():
     types = {name: VOLUMES[name]["hostPath"]["type"] for name in HOST_PATHS}
     assert {name for name, kind in types.items() if kind == "Directory"} == {
-        "device-plugins", "plugins-registry", "sys-devices", "sys-bus-pci"}
+        "device-plugins", "plugins-registry", "pod-resources", "sys-devices", "sys-bus-pci"}
     assert set(types.values()) == {"Directory", "DirectoryOrCreate"}
 
 

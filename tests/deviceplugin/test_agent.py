@@ -18,6 +18,7 @@ from deviceplugin.kubeletdir import identify
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
 from deviceplugin.nodestatus import now
+from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from sriov.commands.status import ask_agent
 from sriov.errors import Refused
@@ -102,7 +103,8 @@ class Site:
         self.write(body)
         known = KnownFile(self.root / "known.json", BOOT)
         node = Node(lookout=Lookout(self.node.host, known), executor=self.node.executor(),
-                    ledger=Ledger(self.root, BOOT), pods=self.pods, owners=self.pods.owners, changed=lambda: None)
+                    ledger=Ledger(self.root, BOOT), pods=self.pods, kubelet=PodResources(self.root),
+                    owners=self.pods.owners, changed=lambda: None)
         agent = Agent(Process(version="1", started=now()), node, PoolSource(self.path, "n1"), configure(self.root))
         task = asyncio.create_task(agent.run(self.status_socket), name="agent")
         try:
@@ -206,6 +208,33 @@ def test_a_vf_that_a_call_is_at_is_left_alone_and_tried_again(
 
     run(scenario)
     assert caplog.text.count("is on its way to a pod or home") == 1      # however often it was tried
+
+
+def test_a_vf_that_the_kubelet_gave_away_keeps_its_driver_until_its_pod_ends(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a CNI call: as a pod has it that names no network, or whose sandbox is not made yet."""
+    monkeypatch.setattr("deviceplugin.provisioner.RETRY", 0.1)
+
+    async def scenario() -> None:
+        adopting = entry(4, ", force: [adopt]") + pools(one="pf: ens1")
+        async with Kubelet(site.root) as kubelet, site.running(adopting):
+            await kubelet.wait_allocatable("intel.com/one", 4)
+            given = await kubelet.admit("default/a", {"app": {"intel.com/one": 1}})
+            mine, = given["app"].device_ids["intel.com/one"]
+
+            def drivers() -> set[str | None]:
+                return {vf.driver for vf in site.node.pfs[A].vfs if vf.address != mine}
+
+            site.write(adopting + "    driver: vfio-pci\n")
+            await until(lambda: drivers() == {"vfio-pci"})
+            in_use = f"VF {mine} is bound to igbvf, its pool wants vfio-pci: it is in use"
+            await until(lambda: in_use in caplog.text)
+            assert next(vf.driver for vf in site.node.pfs[A].vfs if vf.address == mine) == "igbvf"
+            kubelet.remove("default/a")
+            await until(lambda: {vf.driver for vf in site.node.pfs[A].vfs} == {"vfio-pci"})
+
+    run(scenario)
 
 
 def test_versions_say_what_they_changed(site: Site) -> None:

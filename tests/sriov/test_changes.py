@@ -36,7 +36,8 @@ def tree(tmp_path):
 def vfpool(tree, tmp_path, capsys):
     """Run a command; status, stdout, stderr."""
     def call(*argv):
-        options = ["--sysfs", tree.root, "--root", tmp_path / "root", "--state-dir", tmp_path / "state"]
+        options = ["--sysfs", tree.root, "--root", tmp_path / "root", "--state-dir", tmp_path / "state",
+                   *(["--kubelet-dir", tmp_path / "kubelet"] if argv[0] not in ("discover", "check") else [])]
         status = main([*map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -109,6 +110,102 @@ def test_reset_of_what_is_as_it_was_forgets_it(vfpool, tree, tmp_path):
     ledger.begin(pf, PfState(num_vfs=2), owns_vfs=False)
     assert vfpool("reset") == (0, "nothing to do\n", "")
     assert Ledger.open(tmp_path / "state").records == {}
+
+
+# ---- VFs that pods have -------------------------------------------------------------------------------------
+
+
+ALL = [["plan", "FILE"], ["apply", "FILE"], ["apply", "--last-good"], ["reset"]]
+
+
+@pytest.fixture
+def on_vfio(tree):
+    """A VF that is bound to vfio-pci, and that its pool wants to have a netdev."""
+    tree.add(Pf("0000:5e:00.0", "ens2f0", num_vfs=1, iommu=True, vf_drivers={0: "vfio-pci"}))
+    return "0000:5e:02.0"
+
+
+@pytest.fixture
+def wants_kernel(tmp_path):
+    path = tmp_path / "kernel.yaml"
+    path.write_text(FILE % 1 + "pools:\n  - {resource: sriov, select: [{pf: ens2f0}], driver: kernel}\n")
+    path.write_text(path.read_text().replace("ens1f0", "ens2f0"))
+    return path
+
+
+def write_checkpoint(kubelet, text):
+    (kubelet / "device-plugins").mkdir(parents=True)
+    (kubelet / "device-plugins/kubelet_internal_checkpoint").write_text(text)
+
+
+def given(*devices):
+    entry = {"PodUID": "6c1f", "ContainerName": "app", "ResourceName": "x.com/vf", "DeviceIDs": {"-1": devices}}
+    return json.dumps({"Data": {"PodDeviceEntries": [entry]}})
+
+
+def test_a_vf_that_the_kubelet_gave_to_a_pod_is_not_bound_anew(vfpool, on_vfio, wants_kernel, tmp_path):
+    """Such as a DPDK pod's that has not opened it yet: no CNI call, no record."""
+    busy = f"VF {on_vfio} is bound to vfio-pci, its pool wants kernel: it is in use"
+    adopting = ["--force", "adopt"]
+    assert "bind VF" in vfpool("plan", wants_kernel, *adopting)[1]
+    write_checkpoint(tmp_path / "kubelet", given("GPU-1", on_vfio))
+    assert busy in " ".join(vfpool("plan", wants_kernel, *adopting)[1].split())
+    assert busy in " ".join(vfpool("apply", wants_kernel, *adopting)[1].split())
+
+
+def test_a_vf_that_uio_has_may_be_open(vfpool, tree, tmp_path, wants_kernel):
+    tree.add(Pf("0000:5e:00.0", "ens2f0", num_vfs=1, vf_drivers={0: "uio_pci_generic"}))
+    status, out, _ = vfpool("plan", wants_kernel, "--force", "adopt")
+    assert status == 1
+    busy = "VF 0000:5e:02.0 is bound to uio_pci_generic, its pool wants kernel: it is in use"
+    assert busy in " ".join(out.split())
+
+
+@pytest.mark.parametrize("argv", ALL)
+def test_nothing_is_done_where_the_kubelet_s_pods_are_not_known(vfpool, file, tmp_path, argv):
+    write_checkpoint(tmp_path / "kubelet", "{")
+    status, out, err = vfpool(*[file(0) if word == "FILE" else word for word in argv])
+    assert (status, out) == (1, "")
+    assert err.startswith("cannot tell which VFs the kubelet gave to pods: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", ALL)
+@pytest.mark.parametrize("what", ["a file", "not ours"])
+def test_nothing_is_done_where_records_of_pods_cannot_be_read(vfpool, file, tmp_path, argv, what):
+    """A record that cannot be read is not no record."""
+    (tmp_path / "state").mkdir()
+    folder = tmp_path / "state/vfs"
+    if what == "a file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        (folder / "backup.json").write_text("{")
+    status, out, err = vfpool(*[file(0) if word == "FILE" else word for word in argv])
+    assert (status, out) == (1, "")
+    assert str(folder) in err
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 1000000}', "\udcff"])
+def test_a_vf_whose_record_cannot_be_read_counts_as_in_use(vfpool, on_vfio, wants_kernel, tmp_path, text):
+    (tmp_path / "state/vfs").mkdir(parents=True)
+    (tmp_path / "state/vfs" / f"{on_vfio}.json").write_text(text, errors="surrogateescape")
+    status, out, _ = vfpool("plan", wants_kernel, "--force", "adopt")
+    assert status == 1
+    assert f"VF {on_vfio} is bound to vfio-pci, its pool wants kernel: it is in use" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("argv", [["discover"], ["check", "FILE"]])
+def test_a_drawing_leaves_out_an_owner_that_cannot_be_read_and_says_so(vfpool, file, tmp_path, argv):
+    (tmp_path / "state/vfs").mkdir(parents=True)
+    damaged = tmp_path / "state/vfs/0000:3b:02.0.json"
+    damaged.write_text("{")
+    argv = [file(2) if word == "FILE" else word for word in argv]
+    err = vfpool(*argv, "--svg", tmp_path / "node.svg")[2]
+    assert f"warning: a pod may have the VF of the record {damaged}, which cannot be read: " in err
+    damaged.rename(damaged.with_name("x.json"))
+    assert "warning: a pod may have the VF of the record" in vfpool(*argv, "--svg", tmp_path / "node.svg")[2]
+    assert (tmp_path / "node.svg").read_text().startswith("<svg")
 
 
 REPORT = Report(

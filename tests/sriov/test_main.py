@@ -59,6 +59,7 @@ def run(tree, tmp_path, capsys):
     def run(command, *argv):
         options = ["--sysfs", tree.root, "--root", tmp_path / "root"]
         options += ["--state-dir", tmp_path / "state"] if command != "explain" else []
+        options += ["--kubelet-dir", tmp_path / "kubelet"] if command in ("plan", "apply", "reset") else []
         status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         return status, *capsys.readouterr()
 
