@@ -22,7 +22,7 @@ from sriov.provision.ledger import Ledger
 from sriov.provision.state import PfState, VfState
 from sriov.provision.steps import NO_DRIVER
 from tests.sriov import fakenode
-from tests.sriov.fakenode import FakeNode, make_pf, make_vf
+from tests.sriov.fakenode import Died, FakeNode, make_pf, make_vf
 
 A, B = PciAddress("0000:01:00.0"), PciAddress("0000:21:00.0")
 BOOT = "b7a3c0de"
@@ -179,14 +179,19 @@ def test_a_vf_is_held_while_it_is_changed_and_no_other():
     first, second = (vf.address for vf in node.pfs[A].vfs)
     holds = Holds(node)
     held = holds.watch()
-    asked = []
-    terms = Terms(in_use=lambda vf: asked.append((vf.address, frozenset(holds.now))) and False, hold=holds)
+    asked = set()
+
+    def in_use(vf):
+        asked.add((vf.address, frozenset(holds.now)))
+        return False
+
+    terms = Terms(in_use=in_use, hold=holds)
     wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=VFIO)})
     assert provision(node, wish, terms=terms).problems == ()
     of = {operation: [(value if operation != "override" else value[0], now) for each, value, now in held
                       if each == operation] for operation in ("override", "unbind", "probe")}
     assert list(of.values()) == [[(first, {first}), (second, {second})]] * 3
-    assert {(first, frozenset({first})), (second, frozenset({second}))} <= set(asked)      # again, once held
+    assert {(first, frozenset({first})), (second, frozenset({second}))} <= asked      # again, once held
     assert holds.now == set()
 
 
@@ -437,6 +442,84 @@ def test_from_one_write_on_all_fail(count, number):
         assert "autoprobe off, was on" in said
 
 
+class OnDisk(Ledger):
+    """Its writes are among the node's, and fail or are the last as those do."""
+
+    def __init__(self, state, node):
+        super().__init__(state, BOOT)
+        self._node = node
+
+    def _write(self, record):
+        self._node.write("record", record, lambda: Ledger._write(self, record))
+
+
+def begin(count, autoprobe, up=True):
+    node = node_of(count)
+    node.pfs[A] = replace(node.pfs[A], autoprobe=autoprobe)
+    node.change(100, {"up": up})
+    return node
+
+
+def count_writes(count, autoprobe):
+    node = begin(count, autoprobe)
+    with TemporaryDirectory() as folder:
+        assert provision(node, CHANGE, terms=replace(FORCED, ledger=OnDisk(Path(folder), node))).problems == ()
+    return len(node.log)
+
+
+LIVES = [(count, autoprobe, number) for count in (0, 2, 3) for autoprobe in (True, False)
+         for number in range(count_writes(count, autoprobe))]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its effect", "after its effect"])
+@pytest.mark.parametrize(("count", "autoprobe", "number"), LIVES)
+def test_the_process_dies_at_one_write(tmp_path, count, autoprobe, number, late):
+    """Nothing cleans up. The next one reaches what is wanted, autoprobe is as it was, and all can be undone."""
+    node = begin(count, autoprobe)
+    before = node.state()
+    node.die_at, node.late = number, late
+    with pytest.raises(Died):
+        provision(node, CHANGE, terms=replace(FORCED, ledger=OnDisk(tmp_path, node)))
+    assert len(node.log) <= number + late                    # not even what would clean up
+    node.revive()
+    ledger = Ledger(tmp_path, BOOT)
+    # What somebody else made stays adopted; of PFs that had none, nobody has to be asked.
+    terms = replace(FORCED if count else FREE, ledger=ledger)
+    assert provision(node, CHANGE, terms=terms).problems == ()
+    assert remains(node, CHANGE, terms=terms) == ()
+    pf = node.pfs[A]
+    assert (pf.num_vfs, pf.autoprobe, pf.vfs[0].driver, pf.vfs[1].driver) == (3, autoprobe, "vfio-pci", "igbvf")
+    assert ledger.find_unfinished(pf) is None
+    assert reset(node.executor(), FREE, Ledger(tmp_path, BOOT)).problems == ()
+    assert node.state() == before
+
+
+def test_autoprobe_that_is_off_is_no_dead_end():
+    """A udev rule may have set it so: such a host's VFs are bound all the same, and it is off again then."""
+    node = begin(0, autoprobe=False)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    assert provision(node, wish).problems == ()
+    assert [vf.driver for vf in node.pfs[A].vfs] == ["igbvf", "vfio-pci"]
+    assert not node.pfs[A].autoprobe
+    assert [value for operation, value in node.log if operation == "autoprobe"] == [(A, True), (A, False)]
+
+
+def test_autoprobe_that_a_dead_agent_left_off_is_on_again(tmp_path):
+    node = node_of(0)
+    node.die_at = 2
+    with pytest.raises(Died):
+        provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=OnDisk(tmp_path, node)))
+    node.revive()
+    assert not node.pfs[A].autoprobe
+    terms = replace(FREE, ledger=Ledger(tmp_path, BOOT))
+    assert remains(node, PfState(num_vfs=0), terms=terms) == (f"let drivers probe new VFs of PF ens1 ({A})",)
+    assert provision(node, PfState(num_vfs=0), terms=terms).problems == ()
+    assert node.pfs[A].autoprobe
+    node.write_autoprobe(A, False)                          # from here on it is somebody else's wish
+    assert provision(node, PfState(num_vfs=0), terms=terms).done == ()
+    assert not node.pfs[A].autoprobe
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_record_that_cannot_be_written_keeps_the_pf_as_it_is(tmp_path, late):
     node = node_of(0)
@@ -549,13 +632,62 @@ def test_reset_spares_vfs_that_somebody_made_since(tmp_path, owned):
     assert (node.pfs[A].vfs, link.mtu, ledger.records) == (vfs, 1500, {})
 
 
-def test_an_agent_that_died_while_it_made_vfs_made_them(tmp_path):
+@pytest.mark.parametrize(("count", "mine"), [(2, True), (3, False)])
+def test_as_many_as_an_agent_was_making_when_it_died_are_its_own(tmp_path, count, mine):
+    node = node_of(0)
+    Ledger(tmp_path, BOOT).begin(node.pfs[A], PfState(num_vfs=0), counts=(2,))
+    node.write_num_vfs(A, count)
+    wish = PfState(num_vfs=count, vfs={0: VfState(driver=VFIO)})
+    ledger = Ledger(tmp_path, BOOT)
+    refused = provision(node, wish, terms=replace(FREE, ledger=ledger)).refused
+    assert [each.override for each in refused] == ([] if mine else [Override.ADOPT])
+    assert ledger.owns(node.pfs[A], node.made) is mine
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_vfs_that_somebody_makes_after_a_failure_are_theirs(tmp_path, late):
     node = node_of(0)
     ledger = Ledger(tmp_path, BOOT)
-    ledger.begin(node.pfs[A], PfState(num_vfs=0), owns_vfs=True)
+    node.fail_at, node.late = 1, late                 # as ENOSPC does: the number of VFs cannot be set
+    assert len(provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger)).failed) == 1
+    node.fail_at = None
     node.write_num_vfs(A, 2)
-    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
-    assert provision(node, wish, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT))).problems == ()
+    before = node.state()
+    again = Ledger(tmp_path, BOOT)
+    (refused,) = provision(node, PfState(num_vfs=3), terms=replace(
+        FREE, overrides={Override.DISTURB_VFS}, ledger=again)).refused
+    assert refused.override == Override.ADOPT
+    assert reset(node.executor(), FORCED, again).problems == ()
+    assert (node.state(), again.records) == (before, {})
+
+
+def test_vfs_that_somebody_makes_meanwhile_are_not_removed(tmp_path):
+    node = node_of(0)
+    write = node.write_autoprobe
+
+    def make(pf, enabled):
+        write(pf, enabled)
+        if not enabled:
+            node.write_num_vfs(A, 3)
+
+    node.write_autoprobe = make
+    ledger = Ledger(tmp_path, BOOT)
+    (problem,) = provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger)).problems
+    assert problem.startswith(f"cannot make 2 VFs on PF ens1 ({A}): somebody made 3 meanwhile (hint: let one of ")
+    assert (node.pfs[A].num_vfs, node.pfs[A].autoprobe) == (3, True)
+    assert not ledger.owns(node.pfs[A], node.made)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_vfs_that_could_not_be_taken_back_are_ours(tmp_path, number):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    node.fail_at, node.fail_all = number, True        # all writes after those that make them
+    failures = provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}),
+                         terms=replace(FREE, ledger=ledger)).failed
+    assert any(failure.left for failure in failures)
+    assert node.pfs[A].num_vfs == 2
+    assert ledger.owns(node.pfs[A], node.made)
 
 
 def test_reset_leaves_vfs_that_pods_have(tmp_path):
