@@ -237,6 +237,21 @@ def test_a_vf_that_the_kubelet_gave_away_keeps_its_driver_until_its_pod_ends(
     run(scenario)
 
 
+def test_what_a_file_cannot_mean_for_this_node_is_said_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with site.running(entry(4) + pools(one="pf: ens1", none="pf: ens7")) as agent:
+            await until(lambda: "intel.com/none gets no VF: pf ens7 is not ens1" in caplog.text)
+            before = agent.status().snapshot
+            site.node.write_num_vfs(B, 3)
+            agent._inventory.rescan()
+            site.write(entry(4) + pools(one="pf: ens1", none="pf: ens8"))
+            await until(lambda: "pf ens8 is not ens1" in caplog.text)
+            assert agent.status().snapshot > before
+
+    run(scenario)
+    assert caplog.text.count("intel.com/none gets no VF") == 2
+
+
 def test_versions_say_what_they_changed(site: Site) -> None:
     async def scenario() -> None:
         async with site.running(pools(one="pf: ens1", two="pf: ens2")) as agent:
