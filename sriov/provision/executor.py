@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -37,6 +38,11 @@ from sriov.provision.steps import (
 _PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
 
 Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
+
+
+def choose_none(_: PhysicalFunction) -> Mapping[PciAddress, Driver]:
+    """Whatever probes VFs that were just made may have them."""
+    return {}
 
 
 class LinkChanges(RoutingTables, Protocol):
@@ -134,7 +140,7 @@ class Executor:
             if isinstance(each, BindDriver) else each for each in step.undo()
         )
 
-    def do(self, step: Step, choose: Choose = lambda pf: {}) -> None:
+    def do(self, step: Step, choose: Choose = choose_none) -> None:
         """Carry out and verify; what was begun when this raises may be half done.
 
         `choose` says which of the VFs that were just made no other driver than the given one may probe.
@@ -202,7 +208,12 @@ class Executor:
                           hint="end the pods or the processes that use them")
         if step.count and pf.link is None:
             raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
-        self._sysfs.write_num_vfs(pf.address, step.count)
+        try:
+            self._sysfs.write_num_vfs(pf.address, step.count)
+        except HostError as error:
+            if error.errno == errno.EBUSY and step.count and (others := self._sysfs.read_num_vfs(pf.address)):
+                raise Refused(f"somebody made {others} meanwhile", hint="let one of the two make them") from None
+            raise
         made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
         # Before any driver probes them again, such as one that udev loads when it sees them.
         for address, driver in choose(made).items():
@@ -233,14 +244,28 @@ class Executor:
         if step.driver == NO_DRIVER:
             self._sysfs.unbind(vf.address)
             return
-        for pause in _PROBE_PAUSES:
-            time.sleep(pause)
-            self._sysfs.unbind(vf.address)
-            self._sysfs.probe(vf.address)
-            bound = self._sysfs.read_driver(vf.address)
-            if bound == step.driver or (kernel and bound is not None):
-                return
+        with nullcontext() if step.override else self._letting_drivers_probe(vf.pf):
+            for pause in _PROBE_PAUSES:
+                time.sleep(pause)
+                self._sysfs.unbind(vf.address)
+                self._sysfs.probe(vf.address)
+                bound = self._sysfs.read_driver(vf.address)
+                if bound == step.driver or (kernel and bound is not None):
+                    return
         if bound is None and not kernel and vf.iommu_group is None:
             raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                             hint="enable the IOMMU in firmware and on the kernel's command line")
         raise HostError(f"the kernel bound {bound or 'nothing'}")
+
+    @contextmanager
+    def _letting_drivers_probe(self, pf: PciAddress) -> Iterator[None]:
+        # With autoprobe off the kernel refuses every driver for a VF without an override, whoever asks it to probe
+        # (pci_device_can_probe in drivers/pci/pci-driver.c).
+        if self._sysfs.read_autoprobe(pf):
+            yield
+            return
+        self._sysfs.write_autoprobe(pf, True)
+        try:
+            yield
+        finally:
+            self._sysfs.write_autoprobe(pf, False)

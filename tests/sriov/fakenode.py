@@ -1,4 +1,4 @@
-"""A node in memory: the parts of kernel and drivers that provisioning meets, and any write of it made to fail.
+"""A node in memory: the parts of kernel and drivers that provisioning meets; any write of it fails, or is the last.
 
 What it plays is what the lab shows of igb, igbvf and vfio-pci; tests/sriov/test_provision_lab.py holds the same
 claims on a kernel.
@@ -29,11 +29,16 @@ def make_pf(address: str, number: int, **facts) -> PhysicalFunction:
         link=link, total_vfs=7, num_vfs=0, eswitch="legacy"), **facts)
 
 
+class Died(BaseException):
+    """The process is no more: nothing that it would still do is done, not even what cleans up."""
+
+
 class FakeNode(Sysfs):
     """Sysfs, netlink and devlink of a node with these PFs; threads may write at the same time.
 
     `log` has each write. The write number `fail_at` fails, and all after it while `fail_all`; where
-    `late`, it fails after it has had its effect.
+    `late`, it fails after it has had its effect. At the write number `die_at` the process dies, and it writes
+    nothing more until `revive`.
     """
 
     def __init__(self, *pfs: PhysicalFunction) -> None:
@@ -45,7 +50,8 @@ class FakeNode(Sysfs):
         self.made = 0                     # how often VFs were made
         self.log: list[tuple[str, object]] = []
         self.fail_at: int | None = None
-        self.late = self.fail_all = False
+        self.die_at: int | None = None
+        self.late = self.fail_all = self.dead = False
         self._guard = threading.RLock()
 
     def executor(self) -> Executor:
@@ -100,15 +106,26 @@ class FakeNode(Sysfs):
         """Do `effect`, or fail as asked for."""
         with self._guard:
             number = len(self.log)
+            dies = self.dead or number == self.die_at
+            if dies and (self.dead or not self.late):
+                self.dead = True
+                raise Died
             self.log.append((operation, value))
             first = len(self.log) if self.fail_at is None else self.fail_at
             fails = number == first or (self.fail_all and number > first)
             if fails and not self.late:
                 raise HostError(f"{operation} failed", errno=errno.EIO)
             result = effect()
+            if dies:
+                self.dead = True
+                raise Died
             if fails:
                 raise HostError(f"{operation} failed late", errno=errno.EIO)
             return result
+
+    def revive(self):
+        """Another process begins."""
+        self.dead, self.die_at = False, None
 
     def write_num_vfs(self, pf, count):
         self.write("numvfs", (pf, count), lambda: self._make(self.pfs[pf], count))
@@ -125,8 +142,10 @@ class FakeNode(Sysfs):
 
     def probe(self, address):
         def effect():
-            if self.read_driver(address) is None:
-                self._bind(address, self.overrides.get(address) or "igbvf")
+            vf, override = self._function(address), self.overrides.get(address)
+            # pci_device_can_probe() of drivers/pci/pci-driver.c
+            if vf.driver is None and (self.pfs[vf.pf].autoprobe or override):
+                self._bind(address, override or "igbvf")
 
         self.write("probe", address, effect)
 
