@@ -14,7 +14,7 @@ from sriov.errors import HostError, InputError, Refused
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.override import LASTING, Override
-from sriov.provision.ownership import Ownership, format_ownership, parse_ownership, take_over
+from sriov.provision.ownership import Ownership, Unfinished, format_ownership, parse_ownership, take_over
 from sriov.provision.state import PfState
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -87,20 +87,32 @@ class Ledger:
     def owns(self, pf: PhysicalFunction, vfs: int | None) -> bool:
         """Whether the VFs that the PF has, which are told from others by `vfs`, are vfpool's."""
         record = self.find_changed(pf)
-        return record is not None and record.owns_vfs and record.vfs in (None, vfs)
+        return record is not None and record.has(pf.num_vfs, vfs)
 
-    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool, vfs: int | None = None) -> None:
+    def find_unfinished(self, pf: PhysicalFunction) -> Unfinished | None:
+        """What a run has under way that did not end: this one, or one whose process died."""
+        record = self.find_changed(pf)
+        return record.unfinished if record is not None else None
+
+    def begin(self, pf: PhysicalFunction, before: PfState, *, vfs: int | None = None,
+              counts: tuple[int, ...] = ()) -> None:
         """Note on disk that the PF is about to be changed, and that `before` is how it is.
 
-        `vfs` tells the VFs that it has from others; None where they are still to be made, see `own`.
+        `vfs` tells the VFs that it has and that are vfpool's from others; None: it has no such VFs. `counts`: how
+        many there may be that this run makes.
         """
-        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs, vfs=vfs))
+        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, vfs=vfs, counts=counts))
 
     def own(self, pf: PhysicalFunction, vfs: int | None) -> None:
-        """Note which VFs are meant by what `begin` said, None: it has none any more."""
-        record = self.find_changed(pf)
-        if record is not None:
-            self._write(replace(record, owns_vfs=record.owns_vfs and vfs is not None, vfs=vfs))
+        """Note which VFs are vfpool's now; None: it has no such VFs."""
+        if (record := self.find_changed(pf)) is not None:
+            unfinished = record.unfinished and replace(record.unfinished, counts=())
+            self._write(replace(record, owns_vfs=vfs is not None, vfs=vfs, unfinished=unfinished))
+
+    def end(self, pf: PhysicalFunction) -> None:
+        """Note that the run which began is over, whatever came of it; of one that did well, `settle` does."""
+        if (record := self.find_changed(pf)) is not None:
+            self._write(replace(record, unfinished=None))
 
     def settle(self, pf: PhysicalFunction, reached: PfState, overrides: Iterable[Override] = ()) -> None:
         """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed.
@@ -110,7 +122,7 @@ class Ledger:
         record = self.find(pf)
         if record is not None:
             lasting = tuple(each for each in LASTING if each in set(overrides))
-            self._write(replace(record, last_good=reached, overrides=lasting))
+            self._write(replace(record, last_good=reached, overrides=lasting, unfinished=None))
 
     def forget(self, pf: PciAddress) -> None:
         """It is as it was before; nothing to do where there is no record."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from sriov.errors import Refused, SriovError
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
-from sriov.provision.executor import Executor
+from sriov.provision.executor import Choose, Executor, choose_none
 from sriov.provision.guards import NO_FACTS, Facts, Guard, Override, Refusal
 from sriov.provision.plan import PfPlan, plan_pf
 from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe, wanted_driver
@@ -38,6 +39,9 @@ class Worker:
         self._done: list[Step] = []
         self._failed: list[Failure] = []
         self._given_up: set[PciAddress] = set()     # VFs, for now
+        # What tells VFs from others: those that are vfpool's, and those that were there or that this run made.
+        self._own: set[int | None] = set()
+        self._familiar: set[int | None] = set()
 
     def run(self) -> Report:
         refused: tuple[Refusal, ...] = ()
@@ -48,7 +52,7 @@ class Worker:
         return Report(done=tuple(self._done), refused=refused, failed=tuple(self._failed))
 
     def plan(self, pf: PhysicalFunction) -> PfPlan:
-        terms, wish = self._terms, self._job.wish(pf)
+        terms, wish = self._terms, self._wish(pf)
         wants_settings = any(vf.settings != UNCHANGED for vf in wish.vfs.values())
         facts = Facts(
             settings=self._executor.read_settings(pf) if wants_settings else NO_FACTS.settings,
@@ -60,6 +64,13 @@ class Worker:
         tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended
         return plan_pf(pf, wish, guard, tended, self._job.place)
 
+    def _wish(self, pf: PhysicalFunction) -> PfState:
+        """What is wanted; of autoprobe, that it is what it was before a run which began and did not end."""
+        wish, ledger = self._job.wish(pf), self._terms.ledger
+        unfinished = ledger.find_unfinished(pf) if ledger is not None else None
+        return wish if unfinished is None or wish.autoprobe is not None else replace(
+            wish, autoprobe=unfinished.autoprobe)
+
     def _is_foreign(self, pf: PhysicalFunction) -> bool:
         """Whether somebody else made its VFs, as far as anybody keeps account of that."""
         ledger = self._terms.ledger
@@ -68,13 +79,16 @@ class Worker:
     def _work(self) -> tuple[Refusal, ...]:
         pf = self._job.pf
         plan = self.plan(pf)
+        self._familiar.add(self._executor.identify_vfs(pf))
         if plan.steps:
             self._note_before(pf, plan)
         if plan.pf_steps:
-            if not self._attempt(pf, plan.pf_steps, self._observe(pf)):
-                return plan.refused
+            done = self._attempt(pf, plan.pf_steps, self._observe(pf))
             pf = self._executor.look_again(pf)
             self._note_owned(pf)
+            if not done:
+                self._note_end(pf)
+                return plan.refused
             plan = self.plan(pf)
         refused = plan.refused
         for _ in range(_ROUNDS):
@@ -87,18 +101,27 @@ class Worker:
                 self._fail(f"cannot {step.describe()}: it was done, and is not so")
         if self._terms.ledger is not None and not refused and not self._failed:
             self._terms.ledger.settle(pf, self._job.wish(pf), self._overrides)
+        self._note_end(pf)
         return refused
 
     def _note_before(self, pf: PhysicalFunction, plan: PfPlan) -> None:
-        if self._terms.ledger is not None:
-            makes = any(isinstance(step, MakeVfs) and step.count for step in plan.pf_steps)
-            has_own = bool(pf.vfs) and (Override.ADOPT in self._overrides or not self._is_foreign(pf))
-            vfs = None if makes else self._executor.identify_vfs(pf)
-            self._terms.ledger.begin(pf, self._observe(pf), owns_vfs=makes or has_own, vfs=vfs)
+        if self._terms.ledger is None:
+            return
+        counts = tuple(step.count for step in plan.pf_steps if isinstance(step, MakeVfs) and step.count)
+        if counts and pf.num_vfs:
+            counts += (pf.num_vfs,)      # what takes a failure back makes as many as there were
+        if pf.vfs and (Override.ADOPT in self._overrides or not self._is_foreign(pf)):
+            self._own.add(self._executor.identify_vfs(pf))
+        self._terms.ledger.begin(pf, self._observe(pf), vfs=next(iter(self._own), None), counts=counts)
 
     def _note_owned(self, pf: PhysicalFunction) -> None:
         if self._terms.ledger is not None:
-            self._terms.ledger.own(pf, self._executor.identify_vfs(pf))
+            vfs = self._executor.identify_vfs(pf)
+            self._terms.ledger.own(pf, vfs if vfs in self._own else None)
+
+    def _note_end(self, pf: PhysicalFunction) -> None:
+        if self._terms.ledger is not None:
+            self._terms.ledger.end(pf)
 
     def _bring(self, pf: PhysicalFunction, steps: Sequence[VfStep]) -> bool:
         """Carry out what VFs want, each VF apart; whether there was anything to do."""
@@ -110,7 +133,8 @@ class Worker:
         for address, own in by_vf.items():
             index = own[0].vf.index
             if before is not None and not self._attempt(
-                    pf, own, PfState(num_vfs=before.num_vfs, vfs={index: before.vfs[index]})):
+                    pf, own, PfState(num_vfs=before.num_vfs, autoprobe=before.autoprobe,
+                                     vfs={index: before.vfs[index]})):
                 self._given_up.add(address)
         return bool(by_vf)
 
@@ -120,20 +144,42 @@ class Worker:
         with ExitStack() as holds:      # taking back disturbs whom the steps disturbed
             held: set[PciAddress] = set()
             for step in steps:
+                back: tuple[Step, ...] = ()
                 try:
                     for vf in _touched(pf, step):
                         if vf not in held:
                             holds.enter_context(self._terms.hold(vf))
                             held.add(vf)
                     self._check_idle(pf, step)
-                    undo.append(self._executor.prepare(step))
-                    self._executor.do(step, self._choose)
+                    back = self._executor.prepare(step)
+                    self._do(step, self._choose)
                 except SriovError as error:
+                    if not isinstance(error, Refused):      # else it changed nothing
+                        undo.append(back)
                     self._fail(f"cannot {step.describe()}: {error}", self._take_back(pf, before, undo))
                     return False
+                undo.append(back)
                 log.info("done: %s", step.describe())
         self._done.extend(steps)
         return True
+
+    def _do(self, step: Step, choose: Choose = choose_none) -> None:
+        """Carry it out, and remember which VFs it made, all or some of them."""
+        try:
+            self._executor.do(step, choose)
+        except Refused:
+            raise
+        except SriovError:
+            with suppress(SriovError):
+                self._remember_made(step)
+            raise
+        self._remember_made(step)
+
+    def _remember_made(self, step: Step) -> None:
+        if isinstance(step, MakeVfs) and step.count:
+            vfs = self._executor.identify_vfs(self._executor.look_again(step.pf))
+            self._own.add(vfs)
+            self._familiar.add(vfs)
 
     def _check_idle(self, pf: PhysicalFunction, step: Step) -> None:
         """Pods may have got VFs since the plan was made, and until these were held."""
@@ -154,25 +200,32 @@ class Worker:
                 if not steps or troubles:
                     break
                 troubles = self._do_all(steps)
-            left = tuple(find_differences(before, self._observe(self._executor.look_again(pf))))
+            now = self._executor.look_again(pf)
+            left = tuple(find_differences(self._spare(now, before), self._observe(now)))
         except SriovError as error:
             return (*troubles, f"not known how it is: {error}")
         return (*left, *troubles) if left else ()
 
     def _plan_back(self, pf: PhysicalFunction, before: PfState) -> Sequence[Step]:
         now = self._executor.look_again(pf)
+        before = self._spare(now, before)
         if next(find_differences(before, self._observe(now)), None) is None:
             return ()
         facts = Facts(settings=self._executor.read_settings(now))
         plan = plan_pf(now, before, Guard(facts=facts, overrides=set(Override)))
         return (*plan.pf_steps, *(step for step in plan.vf_steps if step.vf.index in before.vfs))
 
+    def _spare(self, now: PhysicalFunction, before: PfState) -> PfState:
+        """`before` but for VFs that somebody made meanwhile: nobody is to take those away."""
+        strange = bool(now.vfs) and self._executor.identify_vfs(now) not in self._familiar
+        return replace(before, num_vfs=now.num_vfs, vfs={}) if strange else before
+
     def _do_all(self, steps: Sequence[Step]) -> list[str]:
         """What each step that failed said."""
         troubles: list[str] = []
         for step in steps:
             try:
-                self._executor.do(step)
+                self._do(step)
             except SriovError as error:
                 troubles.append(f"cannot {step.describe()}: {error}")
         return troubles

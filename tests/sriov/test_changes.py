@@ -107,7 +107,7 @@ def test_a_damaged_record_is_a_warning(vfpool, tmp_path):
 def test_reset_of_what_is_as_it_was_forgets_it(vfpool, tree, tmp_path):
     ledger = Ledger.open(tmp_path / "state")
     (pf,) = Sysfs(tree.root).scan(()).pfs
-    ledger.begin(pf, PfState(num_vfs=2), owns_vfs=False)
+    ledger.begin(pf, PfState(num_vfs=2))
     assert vfpool("reset") == (0, "nothing to do\n", "")
     assert Ledger.open(tmp_path / "state").records == {}
 
