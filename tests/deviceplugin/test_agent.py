@@ -242,11 +242,12 @@ def test_what_a_file_cannot_mean_for_this_node_is_said_once(site: Site, caplog: 
         async with site.running(entry(4) + pools(one="pf: ens1", none="pf: ens7")) as agent:
             await until(lambda: "intel.com/none gets no VF: pf ens7 is not ens1" in caplog.text)
             before = agent.status().snapshot
-            site.node.write_num_vfs(B, 3)
+            site.node.write_num_vfs(A, 0)                    # is mended: another try by the same file
             agent._inventory.rescan()
+            await until(lambda: site.node.pfs[A].num_vfs == 4)
             site.write(entry(4) + pools(one="pf: ens1", none="pf: ens8"))
             await until(lambda: "pf ens8 is not ens1" in caplog.text)
-            assert agent.status().snapshot > before
+            await until(lambda: agent.status().snapshot > before)
 
     run(scenario)
     assert caplog.text.count("intel.com/none gets no VF") == 2
