@@ -113,6 +113,11 @@ class Executor:
                 found[vf.address] = self._sysfs.read_driver_override(vf.address) or ""
         return found
 
+    def find_kept(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
+        """The PF's VFs without a driver that driver_override keeps for one, or may where that cannot be read."""
+        overrides = self.read_overrides(pf) if any(vf.driver is None for vf in pf.vfs) else {}
+        return frozenset(vf.address for vf in pf.vfs if vf.driver is None and overrides.get(vf.address, "?"))
+
     def identify_vfs(self, pf: PhysicalFunction) -> int | None:
         """A number that tells the PF's VFs from others that are made later; None where it has none."""
         return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None

@@ -41,12 +41,14 @@ class Facts:
     settings: what PFs enforce on VFs now, by VF; where it is not known, nothing of it is planned.
     claims: by PF, a sentence for each program that is configured to make its VFs.
     foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
+    kept: VFs without a driver that somebody keeps for one, by driver_override.
     """
 
     settings: Mapping[PciAddress, VfSettings] = field(default_factory=dict)
     claims: Mapping[PciAddress, tuple[str, ...]] = field(default_factory=dict)
     foreign: Container[PciAddress] = ()
     opened: Container[PciAddress] = ()
+    kept: Container[PciAddress] = ()
 
 
 NO_FACTS = Facts()
@@ -74,17 +76,26 @@ class Guard:
         if max(step.disturbs for step in steps) == Disturbs.ALL_VFS:
             yield from self._check_vfs(pf, steps, wish)
 
+    def leaves_to_kernel(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:
+        """Whether a VF that has no driver, and that nobody has an opinion on, is to have the kernel's choice: of
+        those that vfpool made, with autoprobe off meanwhile. Who unbinds a VF for a driver of his own sets
+        driver_override first."""
+        return vf.address not in self.facts.kept and (
+            pf.address not in self.facts.foreign or Override.ADOPT in self.overrides)
+
     def check_vf(self, pf: PhysicalFunction, vf: VirtualFunction, steps: Sequence[VfStep], wish: str,
                  ) -> Iterator[Refusal]:
         """Why the VF's steps must not be done, all or none."""
-        if not steps or max(step.disturbs for step in steps) == Disturbs.NOTHING:
+        if not steps:
+            return
+        if pf.address in self.facts.foreign:      # one without a driver too: its maker may be about to bind it
+            yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
+                                    "have its maker give it up")
+        if max(step.disturbs for step in steps) == Disturbs.NOTHING:
             return
         if vf.ties:
             yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
                                     f"{', '.join(vf.ties)}", "leave it out of the pools")
-        if pf.address in self.facts.foreign:
-            yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
-                                    "have its maker give it up")
 
     def _check_vfs(self, pf: PhysicalFunction, steps: Sequence[PfStep], wish: str) -> Iterator[Refusal]:
         opened = [vf.address for vf in pf.vfs if vf.address in self.facts.opened]

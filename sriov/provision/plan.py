@@ -93,10 +93,15 @@ def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container
         if refused:
             pf_steps = []
     vf_steps: list[VfStep] = []
+    chooses = pf.autoprobe if wish.autoprobe is None else wish.autoprobe
     for vf in pf.vfs if not any(isinstance(step, MakeVfs) for step in pf_steps) else ():
         if vf.address in tended:
             continue
-        steps, refusals = _plan_vf(pf, vf, wish.vfs.get(vf.index, ANY_VF), guard)
+        own = wish.vfs.get(vf.index, ANY_VF)
+        driver = wanted_driver(own, vf)
+        if own.driver is None and vf.driver is None and chooses and guard.leaves_to_kernel(pf, vf):
+            driver = Driver.KERNEL
+        steps, refusals = _plan_vf(pf, vf, own, driver, guard)
         vf_steps.extend(steps)
         refused.extend(refusals)
     return PfPlan(pf=pf, pf_steps=tuple(pf_steps), vf_steps=tuple(vf_steps), refused=tuple(refused))
@@ -137,15 +142,14 @@ def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
         yield SetUp(pf=pf, up=wish.up)
 
 
-def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, guard: Guard,
+def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, driver: Driver | None, guard: Guard,
              ) -> tuple[Sequence[VfStep], Sequence[Refusal]]:
-    driver = wanted_driver(wish, vf)
     if guard.in_use(vf):
         # What a pod set on its VF, or the CNI for it, is theirs; only a driver that it should not have is news.
         if driver is None:
             return (), ()
         return (), (Refusal(pf=pf.address, hint="it is bound again once its pod is gone", message=(
-            f"VF {vf.address} is bound to {vf.driver}, its pool wants {driver}: it is in use")),)
+            f"VF {vf.address} is bound to {vf.driver or 'no driver'}, its pool wants {driver}: it is in use")),)
     steps: list[VfStep] = []
     current = guard.facts.settings.get(vf.address)
     changes = None if current is None or wish.settings == UNCHANGED else difference(wish.settings, current)

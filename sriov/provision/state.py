@@ -25,7 +25,7 @@ UNCHANGED = VfSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VfState:
-    """None, and what `settings` does not say: any. A VF without a driver gets one unless NO_DRIVER is wanted.
+    """None, and what `settings` does not say: any. `driver` None: a new VF's is left to the kernel.
 
     `override`: what driver_override shall say while it has that driver, empty for nothing.
     """
@@ -92,10 +92,7 @@ def wanted_driver(wish: VfState, vf: VirtualFunction) -> Driver | None:
     """The driver that the VF should have and has not; None where it may stay as it is."""
     if wish.driver == NO_DRIVER:
         return NO_DRIVER if vf.driver is not None else None
-    if wish.driver is not None:
-        return wish.driver if wish.driver.find_fault(vf) else None
-    # VFs are made with autoprobe off; those that no pool has an opinion on get the kernel's choice.
-    return Driver.KERNEL if vf.driver is None else None
+    return wish.driver if wish.driver is not None and wish.driver.find_fault(vf) else None
 
 
 def derive_mac(pf: MacAddress, index: int) -> MacAddress:

@@ -17,7 +17,7 @@ from sriov.pools.assignment import Driver
 from sriov.provision.executor import Choose, Executor, choose_none
 from sriov.provision.guards import NO_FACTS, Facts, Guard, Override, Refusal
 from sriov.provision.plan import PfPlan, plan_pf
-from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe, wanted_driver
+from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe
 from sriov.provision.steps import Disturbs, MakeVfs, Step, VfStep
 from sriov.provision.terms import Failure, Job, Report, Terms
 
@@ -59,6 +59,7 @@ class Worker:
             claims=self._claims,
             foreign=(pf.address,) if self._is_foreign(pf) else (),
             opened=self._executor.find_opened(pf),
+            kept=self._executor.find_kept(pf),
         )
         guard = Guard(facts=facts, in_use=terms.in_use, overrides=self._overrides)
         tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended
@@ -232,8 +233,8 @@ class Worker:
 
     def _choose(self, made: PhysicalFunction) -> Mapping[PciAddress, Driver]:
         wish = self._job.wish(made)
-        drivers = {vf.address: wanted_driver(wish.vfs.get(vf.index, ANY_VF), vf) for vf in made.vfs}
-        return {address: driver for address, driver in drivers.items() if driver}
+        drivers = {vf.address: wish.vfs.get(vf.index, ANY_VF).driver for vf in made.vfs}
+        return {address: driver for address, driver in drivers.items() if driver}      # NO_DRIVER is empty
 
     def _observe(self, pf: PhysicalFunction) -> PfState:
         return observe(pf, self._executor.read_settings(pf), self._executor.read_overrides(pf))

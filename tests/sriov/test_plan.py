@@ -337,10 +337,23 @@ def test_vfs_that_somebody_else_made():
     full = pf(A, "ens1f0", vf(A, 0), vf(A, 1, None))
     facts = Facts(foreign={A})
     made = plan([full], [entry(2)], [pool(VFIO)], facts=facts)
-    assert (bound(made), overrides_named(made)) == ({1: "vfio-pci"}, [Override.ADOPT])
+    assert (made.steps, overrides_named(made)) == ((), [Override.ADOPT] * 2)
     adopted = plan([full], [entry(2)], [pool(VFIO)], facts=facts, overrides=[Override.ADOPT])
     assert (bound(adopted), adopted.refused) == ({0: "vfio-pci", 1: "vfio-pci"}, ())
     assert overrides_named(plan([full], [entry(1)], facts=facts)) == [Override.DISTURB_VFS, Override.ADOPT]
+
+
+def test_a_vf_without_a_driver_that_somebody_keeps_for_one():
+    """As libvirt, driverctl and OpenStack do: driver_override first, then unbind and bind."""
+    full = pf(A, "ens1f0", vf(A, 0, None), vf(A, 1, None))
+    kept = Facts(kept={full.vfs[0].address})
+    for pools in ([pool()], []):
+        assert bound(plan([full], [entry(2)], pools, facts=kept)) == {1: "kernel"}
+        assert plan([full], [entry(2)], pools, facts=Facts(foreign={A})) == Plan()
+        adopted = plan([full], [entry(2)], pools, facts=replace(kept, foreign={A}), overrides=[Override.ADOPT])
+        assert bound(adopted) == {1: "kernel"}
+        assert plan([replace(full, autoprobe=False)], [entry(2)], pools) == Plan()
+    assert bound(plan([full], [entry(2)], [pool(Driver.KERNEL)], facts=kept)) == {0: "kernel", 1: "kernel"}
 
 
 def test_every_refusal_but_the_impossible_names_an_override_that_lifts_it():

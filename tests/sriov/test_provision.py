@@ -721,3 +721,16 @@ def test_a_vf_that_had_no_driver_has_none_after_reset(tmp_path):
     assert ledger.records[A].before.vfs[0].driver == NO_DRIVER
     assert reset(node.executor(), FREE, ledger).problems == ()
     assert node.pfs[A].vfs[0].driver is None
+
+
+def test_a_foreign_vf_in_the_middle_of_its_makers_rebinding_is_left_alone(tmp_path):
+    node = FakeNode(replace(make_pf(A, 1), num_vfs=1, vfs=(make_vf(make_pf(A, 1), 0),)))
+    vf = node.pfs[A].vfs[0].address
+    node.overrides[vf] = "vfio-pci"
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    assert provision(node, PfState(num_vfs=1), terms=replace(FREE, ledger=ledger)).problems == ()
+    wish = PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(trust=True, vlan=9))})
+    (refused,) = provision(node, wish, terms=replace(FREE, ledger=ledger)).refused
+    assert refused.override == Override.ADOPT
+    assert (node.state(), node.log, ledger.records) == (before, [], {})
