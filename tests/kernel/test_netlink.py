@@ -302,15 +302,19 @@ from sriov.host.netlink import LinkEvents
 events = LinkEvents()
 """
 UEVENTS = """
-from sriov.host.udev import Uevents
+from sriov.host.udev import Udev, Uevents
 events = Uevents("net")
 """
+WITHOUT_UDEVD = f"{UEVENTS}assert not Udev().runs()\n"
+EMPTY_RUN = "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"
 
 
-@pytest.mark.parametrize("source", [LINKS, UEVENTS], ids=["netlink", "uevents"])
-def test_events(host, source):
+@pytest.mark.parametrize(("source", "prefix"), [(LINKS, ()), (UEVENTS, ()), (WITHOUT_UDEVD, EMPTY_RUN)],
+                         ids=["netlink", "uevents", "uevents as in a container, without udevd"])
+def test_events(host, source, prefix):
     """In a process of its own: a subscription is for the namespace of its thread. Many, since one may hide more."""
-    with subprocess.Popen(["ip", "netns", "exec", host.name, sys.executable, "-c", LISTENER % source],
+    with subprocess.Popen(["ip", "netns", "exec", host.name, *prefix, sys.executable, "-c",
+                           LISTENER % source],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdin is not None
         assert listener.stdout is not None
