@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cni.away import Pod, check_way, configure, find_usable_link, take_away
+from cni.away import Pod, check_untied, check_way, configure, find_usable_link, take_away
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.ipam import ipam_add, ipam_delete, remember_ipam
 from cni.kernel import Kernel, Vf
@@ -147,6 +147,7 @@ class Attachments:
         pod = Pod(links=pod_links, netns_fd=call.netns_fd, ifname=request.ifname)
         link = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
         if link is not None:
+            check_untied(host, vf, link)
             check_way(host, vf, conf, pod)
         record = self._new_record(host, vf, link, conf, request, pod)
         self._store.write(record)

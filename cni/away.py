@@ -12,6 +12,7 @@ from cni.protocol import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
 from sriov.host.netlink import Links
+from sriov.host.ties import find_ties
 from sriov.model import Link, VfSettings, is_userspace
 
 
@@ -41,6 +42,14 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
     if came_home is not None and (came_home.index, came_home.name) == (link.index, link.name):
         return link          # udev keeps a name that was given
     return kernel.find_link(host, vf.address) if kernel.settle(link.index) else link
+
+
+def check_untied(host: Links, vf: Vf, link: Link) -> None:
+    """Refuse a netdev that the node itself needs: its addresses, routes and bonds would be gone with it."""
+    ties = find_ties(host.dump(), host.dump_addresses(), host.dump_default_routes()).get(link.index)
+    if ties is not None:
+        raise Refused(f"{vf} is not for pods, the node itself needs {link.name}: {', '.join(ties)}",
+                      hint="take that off it, or leave the VF out of the pools")
 
 
 def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:

@@ -83,10 +83,14 @@ class Pool:
 
     def find_fault(self, vf: VirtualFunction) -> str | None:
         """Why this VF cannot be handed out now; None if it can. A VF in a pod has no fault."""
+        if vf.ties:
+            return f"the node itself needs it: {', '.join(vf.ties)}"
         if self.driver is not None and (fault := self.driver.find_fault(vf)) is not None:
             return fault
         if vf.driver is None:
             return "no driver is bound"
+        if vf.userspace and "vfio" not in vf.driver:
+            return f"bound to {vf.driver}: of user-space drivers only vfio's can be handed out so far"
         if vf.userspace and vf.iommu_group is None:
             return f"bound to {vf.driver} without an IOMMU group: a pod could not open it"
         return None
