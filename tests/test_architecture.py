@@ -53,8 +53,8 @@ HOMES = {
     "yaml": ("sriov.pools.yamlnodes", "sriov.views.output"),    # reads with places; writes documents
     "pyudev": ("sriov.host.udev",),
     "pyroute2": ("sriov.host.netlink",),
-    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint", "deviceplugin.podresources",
-             "deviceplugin.kubelet.*"),
+    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint",
+             "deviceplugin.podresources", "deviceplugin.kubelet.*"),
     "google.protobuf": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.kubelet.*"),
     "asyncinotify": ("deviceplugin.*",),
     "kubernetes": ("deviceplugin.*", "admission.*"),
