@@ -23,9 +23,10 @@ from deviceplugin.statusserver import serving_status
 from deviceplugin.watch import KernelWatch
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
-from sriov.pools.assignment import assign
+from sriov.pools.assignment import PoolFile, assign
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
+from sriov.provision.terms import ClaimReader
 from sriov.status import NodeStatus, Owner, PoolFileStatus, Problem, Registration
 
 log = logging.getLogger("vfpool-agent")
@@ -43,14 +44,15 @@ class Pods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI; `changed`
-    is told when the kernel says that netdevs or PCI functions changed."""
+    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI; `read_claims`
+    tells who else makes VFs; `changed` is told when the kernel says that netdevs or PCI functions changed."""
 
     lookout: Lookout
     executor: Executor
     ledger: Ledger
     pods: Pods
     kubelet: PodResources
+    read_claims: ClaimReader
     owners: Callable[[], Mapping[PciAddress, Owner]]
     changed: Callable[[], None]
 
@@ -65,8 +67,10 @@ class Agent:
         self._inventory = Inventory(source.wish.file.pools)
         self._service = Service(config, self._inventory)
         around = Surroundings(look=node.lookout.look, executor=node.executor, ledger=node.ledger,
-                              in_use=self._in_use, hold=node.pods.keep_off)
+                              in_use=self._in_use, hold=node.pods.keep_off, read_claims=node.read_claims)
         self._provisioner = Provisioner(around, source.wish.file)
+        self._settled = 0           # the generation of the last pool file that the host came to fit
+        self._sweeps = False        # the next scan is after a try to make it fit a newer one
 
     async def run(self, status_socket: Path) -> None:
         """Until SIGTERM or SIGINT; as long, who connects to `status_socket` is told the status."""
@@ -82,7 +86,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._inventory.run(self._scan), name="inventory"),
-                tasks.create_task(self._provisioner.run(self._inventory.rescan), name="provision"),
+                tasks.create_task(self._provisioner.run(self._tried), name="provision"),
                 tasks.create_task(self._service.run(), name="serve"),
                 tasks.create_task(self._source.follow(self._reload), name="follow the pool file"),
             ]
@@ -113,11 +117,26 @@ class Agent:
         self._provisioner.want(self._source.wish.file)
         self._inventory.rescan()
 
+    def _tried(self, file: PoolFile) -> None:
+        wish = self._source.wish
+        if file == wish.file and wish.generation > self._settled:
+            self._sweeps = True
+            if self._provisioner.fulfilled:
+                self._settled = wish.generation
+        self._inventory.rescan()
+
     def _scan(self) -> View:
+        sweeps, self._sweeps = self._sweeps, False
         wish = self._source.wish
         host = self._provisioner.look()
         pools = wish.file.pools
-        return View(pools=pools, assignment=assign(host, pools), generation=wish.generation)
+        return View(pools=pools, assignment=assign(host, pools), generation=wish.generation,
+                    held=self._find_held() if sweeps else None)
+
+    def _find_held(self) -> frozenset[PciAddress]:
+        """Of the VFs that the kubelet sees, those that a pod has, or may have where that is not known."""
+        listed = self._inventory.snapshot.members.values()
+        return frozenset(member.vf.address for members in listed for member in members if self._in_use(member.vf))
 
     def _in_use(self, vf: VirtualFunction) -> bool:
         node = self._node

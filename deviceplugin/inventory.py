@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -24,11 +24,15 @@ LONGEST_REST = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What one look at the host came to, and by which pools; `generation` counts the pool files, from 1."""
+    """What one look at the host came to, and by which pools; `generation` counts the pool files, from 1.
+
+    `held`: VFs that pods may have, where those that pools lost to a new file are not expected back; None: all are.
+    """
 
     pools: tuple[Pool, ...]
     assignment: Assignment
     generation: int = 1
+    held: frozenset[PciAddress] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,7 @@ class Inventory:
     def publish(self, view: View) -> Snapshot:
         """Make what `view` says the current snapshot; the same content keeps its version."""
         before, pools = self._snapshot, _by_resource(view.pools)
-        members = plan_members(before.members, view.assignment)
+        members = plan_members(before.members, view.assignment, view.held)
         same_file = view.generation == before.generation
         if before.version and same_file and members == before.members and pools == before.pools:
             return before
@@ -138,12 +142,13 @@ class Inventory:
 
 
 def plan_members(
-    before: Mapping[str, tuple[Member, ...]], assignment: Assignment
+    before: Mapping[str, tuple[Member, ...]], assignment: Assignment, held: Container[PciAddress] | None = None
 ) -> dict[str, tuple[Member, ...]]:
     """What to advertise: the assignment, and whatever was advertised before and is not in it, as faulty.
 
     The kubelet drops a device that is not listed without a word to the pod that holds it; one that is listed
-    as unhealthy shows in the pod's status. So a VF leaves the list only with its resource, or with the agent.
+    as unhealthy shows in the pod's status. So a VF leaves the list only with its resource, with the agent, or where
+    it is not in `held`, if that is given.
     """
     members = {}
     for resource, now in assignment.members.items():
@@ -151,7 +156,7 @@ def plan_members(
         missing = [
             replace(member, fault=explain_absence(member.vf.address, assignment))
             for member in before.get(resource, ())
-            if member.vf.address not in present
+            if member.vf.address not in present and (held is None or member.vf.address in held)
         ]
         members[resource] = tuple(sorted([*now, *missing], key=lambda member: member.vf.address.order))
     return members

@@ -17,9 +17,9 @@ from sriov.pools.assignment import PoolFile, assign
 from sriov.provision.apply import Report, Terms, apply_pool_file
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
-from sriov.provision.makers import read_claims
 from sriov.provision.plan import plan_host
 from sriov.provision.steps import BindDriver
+from sriov.provision.terms import ClaimReader
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ RETRY = 30.0       # seconds
 class Surroundings:
     """What provisioning knows the node by; any thread may call any of it. `look` raises HostError.
 
-    `in_use` and `hold`: as in `sriov.provision.apply.Terms`.
+    `in_use`, `hold` and `read_claims`: as in `sriov.provision.apply.Terms`.
     """
 
     look: Callable[[], Host]
@@ -38,6 +38,7 @@ class Surroundings:
     ledger: Ledger
     in_use: Callable[[VirtualFunction], bool]
     hold: Callable[[PciAddress], AbstractContextManager[None]]
+    read_claims: ClaimReader
 
 
 class Provisioner:
@@ -69,6 +70,11 @@ class Provisioner:
         """Why the last try was none: the host could not be looked at, say."""
         return self._trouble
 
+    @property
+    def fulfilled(self) -> bool:
+        """Whether the last try left nothing to be wished for."""
+        return self._trouble is None and self._report is not None and not self._report.problems
+
     def want(self, file: PoolFile) -> None:
         """Let this file count from now on. Where it wants something else, VFs get their drivers anew, whoever chose
         those that they have."""
@@ -93,10 +99,10 @@ class Provisioner:
                 self._loop.call_soon_threadsafe(self._due.set)
         return host
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, tried: Callable[[PoolFile], None]) -> None:
         """Make the host fit whenever that is due, and again after RETRY where it did not; never ends.
 
-        `changed` is called after each try.
+        `tried` is called after each try, with the file that was tried.
         """
         reported: tuple[str, ...] = ()
         advised: PoolFile | None = None
@@ -125,13 +131,13 @@ class Provisioner:
                 retry = self._loop.call_later(RETRY, self._due.set)
             else:
                 log.info("the host is as the pool file says")
-            changed()
+            tried(file)
 
     def _apply(self, file: PoolFile) -> tuple[Report, tuple[str, ...]]:
         """What came of it, and what of the file cannot have been meant for this node."""
         around, entries, pools = self._around, file.physical_functions, file.pools
         terms = Terms(in_use=around.in_use, hold=around.hold, tended=self._tended, ledger=around.ledger,
-                      read_claims=read_claims)
+                      read_claims=around.read_claims)
         report = apply_pool_file(around.executor, file, terms, around.look())
         host = around.look()
         # A VF that is in use has the wrong driver until its pod is gone: nobody chose that one.

@@ -43,12 +43,6 @@ def root() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(autouse=True)
-def _no_other_makers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine's NetworkManager is to do is no matter here."""
-    monkeypatch.setattr("deviceplugin.provisioner.read_claims", no_claims)
-
-
 class FakePods:
     """Pods that have VFs, and calls that are at one."""
 
@@ -104,7 +98,7 @@ class Site:
         known = KnownFile(self.root / "known.json", BOOT)
         node = Node(lookout=Lookout(self.node.host, known), executor=self.node.executor(),
                     ledger=Ledger(self.root, BOOT), pods=self.pods, kubelet=PodResources(self.root),
-                    owners=self.pods.owners, changed=lambda: None)
+                    read_claims=no_claims, owners=self.pods.owners, changed=lambda: None)
         agent = Agent(Process(version="1", started=now()), node, PoolSource(self.path, "n1"), configure(self.root))
         task = asyncio.create_task(agent.run(self.status_socket), name="agent")
         try:
@@ -251,6 +245,30 @@ def test_what_a_file_cannot_mean_for_this_node_is_said_once(site: Site, caplog: 
 
     run(scenario)
     assert caplog.text.count("intel.com/none gets no VF") == 2
+
+
+def test_vfs_that_a_new_file_takes_from_a_pool_leave_the_list_but_those_of_pods(site: Site) -> None:
+    async def scenario() -> None:
+        vfs = [vf.address for vf in site.node.pfs[A].vfs]
+        async with Kubelet(site.root) as kubelet, site.running(pools(one="pf: ens1")) as agent:
+            await kubelet.wait_allocatable("intel.com/one", 4)
+            site.pods.held.add(vfs[3])
+            site.write(pools(one="pf: ens1, vfs: 0-1"))
+            await kubelet.wait_capacity("intel.com/one", 3)
+            (resource,) = agent.status().resources
+            assert {vf.address: vf.fault is None for vf in resource.vfs} == {
+                vfs[0]: True, vfs[1]: True, vfs[3]: False}
+            # One that is lost by no file's doing is expected back.
+            lost = site.node.pfs[A]
+            site.node.pfs[A] = replace(lost, vfs=lost.vfs[1:])
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 1)
+            assert kubelet.capacity("intel.com/one") == 3
+            site.node.pfs[A] = lost
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 2)
+
+    run(scenario)
 
 
 def test_versions_say_what_they_changed(site: Site) -> None:

@@ -60,6 +60,20 @@ def test_a_vf_that_is_gone_stays_listed_with_the_reason_until_it_comes_back() ->
     run(scenario)
 
 
+def test_vfs_that_are_not_expected_back_leave_the_list_where_no_pod_has_them() -> None:
+    async def scenario() -> None:
+        first, second, third = make_members(3)
+        inventory = Inventory()
+        inventory.publish(assign_members(first, second, third))
+        after = replace(assign_members(first), held=frozenset({first.vf.address, third.vf.address}))
+        change = inventory.publish(after).change
+        assert faults(inventory) == {first.vf.address: None, third.vf.address: "is not on the host any more"}
+        assert change.resources[0].gone == (second.vf.address,)
+        assert inventory.publish(assign_members(first)).version == 2
+
+    run(scenario)
+
+
 def test_a_vf_that_moved_to_another_pool_is_faulty_in_the_old_one() -> None:
     async def scenario() -> None:
         (member,) = make_members(1)
