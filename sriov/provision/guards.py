@@ -38,13 +38,13 @@ class Refusal:
 class Facts:
     """What a plan takes into account beside the host itself.
 
-    settings: what PFs enforce on VFs now, by VF; where it is not known, nothing of it is planned.
+    settings: what PFs enforce on VFs now, by VF, as far as they report it; None: nobody asked, nothing is planned.
     claims: by PF, a sentence for each program that is configured to make its VFs.
     foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
     kept: VFs without a driver that somebody keeps for one, by driver_override.
     """
 
-    settings: Mapping[PciAddress, VfSettings] = field(default_factory=dict)
+    settings: Mapping[PciAddress, VfSettings] | None = None
     claims: Mapping[PciAddress, tuple[str, ...]] = field(default_factory=dict)
     foreign: Container[PciAddress] = ()
     opened: Container[PciAddress] = ()
@@ -88,6 +88,9 @@ class Guard:
         """Why the VF's steps must not be done, all or none."""
         if not steps:
             return
+        if vf.address in self.facts.opened:       # who has it open has it in use, whatever a step would disturb
+            yield Refusal(pf=pf.address, message=f"cannot {wish}: a process has it open",
+                          hint="end the pod or the process that uses it")
         if pf.address in self.facts.foreign:      # one without a driver too: its maker may be about to bind it
             yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
                                     "have its maker give it up")

@@ -10,7 +10,16 @@ from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunctio
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver, PfEntry, Pool
 from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
-from sriov.provision.state import ANY_VF, UNCHANGED, PfState, VfState, difference, settle, wanted_driver
+from sriov.provision.state import (
+    ANY_VF,
+    UNCHANGED,
+    PfState,
+    VfState,
+    difference,
+    find_unknown,
+    settle,
+    wanted_driver,
+)
 from sriov.provision.steps import (
     BindDriver,
     MakeVfs,
@@ -151,10 +160,16 @@ def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, driver: D
         return (), (Refusal(pf=pf.address, hint="it is bound again once its pod is gone", message=(
             f"VF {vf.address} is bound to {vf.driver or 'no driver'}, its pool wants {driver}: it is in use")),)
     steps: list[VfStep] = []
-    current = guard.facts.settings.get(vf.address)
-    changes = None if current is None or wish.settings == UNCHANGED else difference(wish.settings, current)
-    if changes is not None and current is not None:
-        steps.append(SetVfSettings(pf=pf, vf=vf, settings=changes, before=current))
+    changes = None
+    if guard.facts.settings is not None and wish.settings != UNCHANGED:
+        current = guard.facts.settings.get(vf.address, UNCHANGED)
+        if unknown := find_unknown(wish.settings, current):
+            return (), (Refusal(pf=pf.address, hint="leave them out of vfMacs and of the pool's defaults", message=(
+                f"cannot set {', '.join(unknown)} for VF {vf.address}: its PF's driver {pf.driver or 'none'} does "
+                "not report what it enforces")),)
+        changes = difference(wish.settings, current)
+        if changes is not None:
+            steps.append(SetVfSettings(pf=pf, vf=vf, settings=changes, before=current))
     if driver is not None:
         steps.append(BindDriver.to(vf, driver, wish.override))
     elif vf.link is not None and _needs_probe(vf.link, wish.settings.mac, changes):

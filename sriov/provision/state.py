@@ -119,6 +119,12 @@ def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
                          for name, value in values.items()})
 
 
+def find_unknown(wanted: VfSettings, current: VfSettings) -> tuple[str, ...]:
+    """What of `wanted` is not known to be so or not; by such a driver it could not be verified, nor taken back."""
+    return tuple(each.name.replace("_", " ") for each in dataclasses.fields(VfSettings)
+                 if getattr(wanted, each.name) is not None and getattr(current, each.name) is None)
+
+
 def _settle_vf(pf: PhysicalFunction, vf: VirtualFunction, entry: PfEntry, pools: Sequence[Pool]) -> VfState:
     pool = find_pool(pf, vf, pools)
     state = ANY_VF if pool is None else VfState(driver=pool.driver, mtu=pool.vf_mtu, settings=pool.vf_settings)

@@ -15,10 +15,10 @@ from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
 from sriov.provision.executor import Choose, Executor, choose_none
-from sriov.provision.guards import NO_FACTS, Facts, Guard, Override, Refusal
+from sriov.provision.guards import Facts, Guard, Override, Refusal
 from sriov.provision.plan import PfPlan, plan_pf
 from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe
-from sriov.provision.steps import Disturbs, MakeVfs, Step, VfStep
+from sriov.provision.steps import BindDriver, Disturbs, MakeVfs, Step, VfStep
 from sriov.provision.terms import Failure, Job, Report, Terms
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class Worker:
         self._done: list[Step] = []
         self._failed: list[Failure] = []
         self._given_up: set[PciAddress] = set()     # VFs, for now
+        self._bound: set[PciAddress] = set()        # VFs, by this run
         # What tells VFs from others: those that are vfpool's, and those that were there or that this run made.
         self._own: set[int | None] = set()
         self._familiar: set[int | None] = set()
@@ -55,7 +56,7 @@ class Worker:
         terms, wish = self._terms, self._wish(pf)
         wants_settings = any(vf.settings != UNCHANGED for vf in wish.vfs.values())
         facts = Facts(
-            settings=self._executor.read_settings(pf) if wants_settings else NO_FACTS.settings,
+            settings=self._executor.read_settings(pf) if wants_settings else None,
             claims=self._claims,
             foreign=(pf.address,) if self._is_foreign(pf) else (),
             opened=self._executor.find_opened(pf),
@@ -97,6 +98,8 @@ class Worker:
                 break
             pf = self._executor.look_again(pf)
             plan = self.plan(pf)
+        if not self._failed:
+            refused = tuple(dict.fromkeys((*refused, *plan.refused)))
         for step in plan.steps:
             if not (isinstance(step, VfStep) and step.vf.address in self._given_up):
                 self._fail(f"cannot {step.describe()}: it was done, and is not so")
@@ -128,6 +131,9 @@ class Worker:
         """Carry out what VFs want, each VF apart; whether there was anything to do."""
         by_vf: dict[PciAddress, list[VfStep]] = {}
         for step in steps:
+            if isinstance(step, BindDriver) and step.vf.address in self._bound:
+                self._give_up(step)      # bound after it got its MAC, it took none over: nor would it the next time
+        for step in steps:
             if step.vf.address not in self._given_up:
                 by_vf.setdefault(step.vf.address, []).append(step)
         before = self._observe(pf) if by_vf else None
@@ -137,7 +143,15 @@ class Worker:
                     pf, own, PfState(num_vfs=before.num_vfs, autoprobe=before.autoprobe,
                                      vfs={index: before.vfs[index]})):
                 self._given_up.add(address)
+            elif any(isinstance(step, BindDriver) for step in own):
+                self._bound.add(address)
         return bool(by_vf)
+
+    def _give_up(self, step: BindDriver) -> None:
+        if step.vf.address not in self._given_up:
+            has = f"; its netdev has MAC {step.vf.link.mac}" if step.vf.link is not None else ""
+            self._fail(f"cannot {step.describe()}: it was bound once, and that would be so again{has}")
+            self._given_up.add(step.vf.address)
 
     def _attempt(self, pf: PhysicalFunction, steps: Sequence[Step], before: PfState) -> bool:
         """All of the steps or none of them; whether they are done."""

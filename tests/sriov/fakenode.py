@@ -39,6 +39,9 @@ class FakeNode(Sysfs):
     `log` has each write. The write number `fail_at` fails, and all after it while `fail_all`; where
     `late`, it fails after it has had its effect. At the write number `die_at` the process dies, and it writes
     nothing more until `revive`.
+
+    Drivers differ: `reported` are the fields of VF attributes that the PFs' tells of, none at all where it has no
+    such call; `takes_mac`, whether the VFs' takes the MAC over that the PF has for it.
     """
 
     def __init__(self, *pfs: PhysicalFunction) -> None:
@@ -51,6 +54,8 @@ class FakeNode(Sysfs):
         self.log: list[tuple[str, object]] = []
         self.fail_at: int | None = None
         self.die_at: int | None = None
+        self.reported = frozenset(field.name for field in fields(VfSettings))
+        self.takes_mac = True
         self.late = self.fail_all = self.dead = False
         self._guard = threading.RLock()
 
@@ -176,7 +181,7 @@ class FakeNode(Sysfs):
         netdev = None
         if driver == "igbvf":
             own = MacAddress(f"02:{address[5:7]}:{address[8:10]}:0{address[11:12]}:00:01")
-            given = self.settings[address].mac
+            given = self.settings[address].mac if self.takes_mac else None
             netdev = Link(index=int(address[5:7], 16) * 1000 + vf.index, name=f"v{vf.index}", mtu=1500, up=False,
                           carrier=False, mac=own if given in (None, MacAddress.ZERO) else given, pci=address)
         self._put_vf(replace(vf, driver=driver, link=netdev))
@@ -234,7 +239,10 @@ class Links(_Adapter):
 
     def vf_settings(self, pf_index):
         pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)
-        return {vf.index: self._node.settings[vf.address] for vf in pf.vfs}
+        if not self._node.reported:      # no ndo_get_vf_config: no IFLA_VFINFO_LIST (rtnl_fill_vf)
+            return {}
+        hidden = {field.name: None for field in fields(VfSettings) if field.name not in self._node.reported}
+        return {vf.index: replace(self._node.settings[vf.address], **hidden) for vf in pf.vfs}
 
     def set_vf(self, pf_index, vf, changes, what):
         pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)

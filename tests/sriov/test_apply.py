@@ -168,8 +168,8 @@ def test_a_vf_that_a_process_has_open_keeps_its_vfio_driver(tree, driver):
     tree.write(opened, "enable", "1\n")
     sysfs = Recording(tree)
     (refused,) = apply(sysfs, ALL_OF_A + pools("kernel"))
-    assert refused == (f"cannot bind VF {opened} to kernel (now {driver}): a process has it open through {driver} "
-                       "(hint: end the pod or the process that uses it)")
+    assert refused == (f"cannot bind VF {opened} to kernel (now {driver}): a process has it open (hint: end the "
+                       "pod or the process that uses it)")
     assert {write[0] for write in sysfs.log} == {closed}
     assert (sysfs.read_driver(opened), sysfs.read_driver(closed)) == (driver, "igbvf")
 

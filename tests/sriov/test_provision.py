@@ -254,6 +254,41 @@ def test_vfs_are_not_removed_while_a_process_has_one_open():
         assert node.state() == before
 
 
+@pytest.mark.parametrize("change", [
+    VfState(driver=VFIO, settings=VfSettings(vlan=7, mac=MAC)), VfState(driver=KERNEL),
+], ids=["settings", "a driver"])
+def test_nothing_is_changed_of_a_vf_that_a_process_has_open(change):
+    """A virtual machine, say, whose VLAN and MAC would change under it; plan says so as apply does."""
+    node = node_of(0)
+    assert provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})).problems == ()
+    node.opened = {node.pfs[A].vfs[0].address}
+    node.log.clear()
+    wish = PfState(num_vfs=1, vfs={0: change})
+    forced = replace(FREE, overrides=set(Override))
+    (refused,) = provision(node, wish, terms=forced).refused
+    assert (refused.override, remains(node, wish, terms=forced)) == (None, (str(refused),))
+    assert ": a process has it open (hint: " in str(refused)
+    assert node.log == []
+
+
+def test_a_vf_that_a_process_opens_after_the_plan_was_made():
+    node = node_of(0)
+    assert provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})).problems == ()
+    node.log.clear()
+    vf = node.pfs[A].vfs[0].address
+    asked = []
+
+    def in_use(vf):
+        asked.append(vf.address)
+        node.opened.update(asked[1:])           # for the plan it was asked once, and then before the step
+        return False
+
+    wish = PfState(num_vfs=1, vfs={0: VfState(driver=KERNEL)})
+    (problem,) = provision(node, wish, terms=Terms(in_use=in_use)).problems
+    assert problem.startswith(f"cannot bind VF {vf} to kernel (now vfio-pci): a process has it open through ")
+    assert node.log == []
+
+
 def test_other_vfs_by_force_are_told_apart_from_failure():
     node = node_of(2)
     assert provision(node, PfState(num_vfs=4)).problems[0].endswith("override disturb-vfs)")
@@ -305,7 +340,8 @@ def test_a_vf_that_may_be_open_is_not_removed_and_stops_no_other(monkeypatch):
     assert any(f"a process has {first} open" in problem
                for problem in provision(node, PfState(num_vfs=0), terms=FORCED).problems)
     (problem,) = provision(node, PfState(num_vfs=2, vfs=dict.fromkeys((0, 1), VfState(driver=KERNEL)))).problems
-    assert problem == f"cannot bind VF {first} to kernel (now vfio-pci): cannot read it"
+    assert problem == (f"cannot bind VF {first} to kernel (now vfio-pci): a process has it open (hint: end the pod "
+                       "or the process that uses it)")
     assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
 
 
@@ -734,3 +770,35 @@ def test_a_foreign_vf_in_the_middle_of_its_makers_rebinding_is_left_alone(tmp_pa
     (refused,) = provision(node, wish, terms=replace(FREE, ledger=ledger)).refused
     assert refused.override == Override.ADOPT
     assert (node.state(), node.log, ledger.records) == (before, [], {})
+
+
+# ---- drivers that tell less, and take less over -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reported", "unknown"), [((), "mac, vlan, trust"), (("mac", "vlan"), "trust")])
+def test_attributes_that_the_pf_does_not_report_are_refused(tmp_path, reported, unknown):
+    node = node_of(0)
+    node.reported = frozenset(reported)
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL, settings=VfSettings(mac=MAC, vlan=5, trust=True)),
+                                   1: VfState(driver=VFIO)})
+    terms = replace(FREE, ledger=ledger)
+    for _ in range(3):
+        (refused,) = provision(node, wish, terms=terms).refused
+        assert refused.message == (f"cannot set {unknown} for VF {node.pfs[A].vfs[0].address}: its PF's driver igb "
+                                   "does not report what it enforces")
+        assert refused.override is None
+    assert [vf.driver for vf in node.pfs[A].vfs] == [None, "vfio-pci"]       # not handed out without its VLAN
+    assert sum(operation in ("probe", "unbind") for operation, _ in node.log) == 1
+    assert ledger.records[A].last_good is None
+
+
+def test_a_driver_that_takes_no_mac_over_is_bound_once(tmp_path):
+    node = node_of(1)
+    node.takes_mac = False
+    before = node.pfs[A].vfs
+    (problem,) = provision(node, PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(mac=MAC))})).problems
+    assert problem == (f"cannot bind VF {before[0].address} to kernel (now igbvf): it was bound once, and that "
+                       f"would be so again; its netdev has MAC {before[0].link.mac}")
+    assert [operation for operation, _ in node.log] == ["vf", "override", "unbind", "probe"]
+    assert node.pfs[A].vfs == before
