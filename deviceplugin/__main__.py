@@ -39,6 +39,7 @@ from sriov.host.knownfile import KnownFile
 from sriov.host.udev import Udev
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
+from sriov.provision.makers import read_claims
 from sriov.status import SOCKET_PATH as STATUS_PATH
 
 log = logging.getLogger("vfpool-agent")
@@ -101,7 +102,7 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
     return Node(
         lookout=Lookout(partial(discover, kernel.sysfs), known), executor=Executor(kernel.sysfs), ledger=ledger,
         pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
-        changed=attachments.repair.hint,
+        read_claims=partial(read_claims, root=args.host_root), changed=attachments.repair.hint,
     )
 
 
@@ -122,6 +123,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="the kubelet's folder (default: %(default)s)")
     parser.add_argument("--device-info-dir", type=_path, default=deviceinfo.DIRECTORY,
                         help="device-info files for Multus (default: %(default)s)")
+    parser.add_argument("--host-root", type=_path, default=Path("/"),
+                        help="where the host's /etc, /run and /usr are, to read who else is to make VFs "
+                             "(default: %(default)s)")
     parser.add_argument("--install-cni", type=_path, action="append", default=[], metavar="PATH",
                         help="put the CNI executable there, /opt/cni/bin/vfpool say; may be given again")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -157,6 +161,8 @@ def _check_places(args: argparse.Namespace) -> None:
         above = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
         if not above.is_dir():
             raise InputError(f"cannot use {option} {folder}: {above} is not a folder")
+    if not args.host_root.is_dir():
+        raise InputError(f"cannot use --host-root {args.host_root}: there is no such folder")
     for option, file in (*(("--install-cni", each) for each in args.install_cni), ("--pool-file", args.pool_file),
                          ("--socket", args.socket), ("--status-socket", args.status_socket)):
         if file.is_dir():

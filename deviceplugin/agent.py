@@ -44,8 +44,9 @@ class Pods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI; `read_claims`
-    tells who else makes VFs; `changed` is told when the kernel says that netdevs or PCI functions changed."""
+    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI;
+    `read_claims` tells who else makes VFs; `changed` is told when the kernel says that netdevs or PCI functions
+    changed."""
 
     lookout: Lookout
     executor: Executor

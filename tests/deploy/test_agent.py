@@ -12,6 +12,7 @@ from deviceplugin.__main__ import _parse_args
 from deviceplugin.kubeletdir import KUBELET, Way
 from sriov.host.sysfs import Sysfs
 from sriov.host.udev import Udev
+from sriov.provision.makers import FOLDERS
 from tests.deploy.manifests import DEPLOY, pod_of, read, read_base
 
 AGENT = read_base()["DaemonSet", "vfpool-agent"]
@@ -40,8 +41,30 @@ def test_every_volume_is_mounted_and_the_other_way_round():
     assert len(MOUNTS) == len(CONTAINER["volumeMounts"])
 
 
+# What is only looked at to see who else makes VFs, by the place of the file in the host's own tree.
+SEEN = {name: path for name, path in HOST_PATHS.items() if name.startswith("host-")}
+
+
 def test_a_host_path_has_the_same_name_inside():
-    assert {name: MOUNTS[name]["mountPath"] for name in HOST_PATHS} == HOST_PATHS
+    assert {name: MOUNTS[name]["mountPath"] for name in HOST_PATHS.keys() - SEEN.keys()} == {
+        name: path for name, path in HOST_PATHS.items() if name not in SEEN}
+
+
+def test_who_else_makes_vfs_is_seen():
+    """All of it but /etc/sysconfig: to make that on a host that is not of Red Hat's kind would say it is."""
+    root = str(ARGS.host_root)
+    assert root != "/"
+    assert {MOUNTS[name]["mountPath"] for name in SEEN} == {f"{root}{path}" for path in SEEN.values()}
+    assert all(MOUNTS[name]["readOnly"] for name in SEEN)
+    unseen = {folder for folder in FOLDERS
+              if not any(PurePosixPath("/", folder).is_relative_to(path) for path in SEEN.values())}
+    assert unseen == {"etc/sysconfig/network-scripts", "lib/netplan"}     # the latter is in /usr, or is not used
+    assert "usr/lib/netplan" in FOLDERS
+
+
+def test_nothing_is_made_where_a_host_may_forbid_it():
+    assert {VOLUMES[name]["hostPath"]["type"] for name, path in SEEN.items() if path.startswith("/usr")} == {
+        "Directory"}
 
 
 def default(function, name):
@@ -74,7 +97,7 @@ def test_what_the_agent_uses_is_mounted(path, writes):
 
 def test_no_other_host_path():
     """A new one wants a reason, and a line above."""
-    assert set(HOST_PATHS.values()) == {
+    assert set(HOST_PATHS.values()) - set(SEEN.values()) == {
         "/etc/cni/net.d", "/opt/cni/bin", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
         f"{KUBELET}/pod-resources", "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
@@ -89,7 +112,7 @@ def test_later_namespaces_are_seen_and_dead_ones_let_go():
 def test_a_wrong_kubelet_folder_fails_and_is_not_made():
     types = {name: VOLUMES[name]["hostPath"]["type"] for name in HOST_PATHS}
     assert {name for name, kind in types.items() if kind == "Directory"} == {
-        "device-plugins", "plugins-registry", "pod-resources", "sys-devices", "sys-bus-pci"}
+        "device-plugins", "plugins-registry", "pod-resources", "sys-devices", "sys-bus-pci", "host-usr"}
     assert set(types.values()) == {"Directory", "DirectoryOrCreate"}
 
 

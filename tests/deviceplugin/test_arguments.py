@@ -32,8 +32,16 @@ def complain(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     return line.removeprefix("vfpool-agent: error: ")
 
 
-PLACES = ("--install-cni", "--state-dir", "--socket", "--status-socket", "--kubelet-dir", "--device-info-dir",
-          "--pool-file")
+def test_a_host_that_is_not_there_has_no_claims_to_be_read(
+    capsys: pytest.CaptureFixture[str], pool_file: Path, tmp_path: Path
+) -> None:
+    for where in (tmp_path / "none", pool_file):
+        said = complain(capsys, "--pool-file", pool_file, "--state-dir", tmp_path, "--host-root", where)
+        assert said == f"cannot use --host-root {where}: there is no such folder"
+
+
+PLACES = ("--host-root", "--install-cni", "--state-dir", "--socket", "--status-socket", "--kubelet-dir",
+          "--device-info-dir", "--pool-file")
 
 
 @pytest.mark.parametrize("option", PLACES)
