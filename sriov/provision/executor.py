@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
+import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.devlink import Devlink
 from sriov.host.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
-from sriov.host.netlink import Links
+from sriov.host.netlink import LinkEvents, Links
 from sriov.host.sysfs import Sysfs
-from sriov.model import Host, Link, PhysicalFunction, VfSettings
+from sriov.model import Host, Link, PhysicalFunction, VfSettings, is_userspace
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
 from sriov.provision.loader import load_module
@@ -36,6 +37,10 @@ from sriov.provision.steps import (
 # let go of the VF or tries it in vain (bus_rescan_devices_helper in drivers/base/bus.c), as any driver does that
 # udev loads when VFs appear.
 _PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
+
+# Seconds for a netdev to come. Most drivers make it while they probe; iavf does later, once its PF has answered.
+_NETDEV_PATIENCE = 10.0
+_ETHERNET = 0x0200                    # class and subclass; an InfiniBand VF's netdev is another module's to make
 
 Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
 
@@ -61,6 +66,14 @@ class EswitchChanges(DevlinkFacts, Protocol):
     def set_eswitch_mode(self, address: PciAddress, mode: str) -> None: ...
 
 
+class LinkNews(Protocol):
+    """What `LinkEvents` tells: readable when a link changed."""
+
+    def fileno(self) -> int: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Executor:
     """The kernel as one node's plans need it. Threads may share it, each at another PF.
 
@@ -68,8 +81,11 @@ class Executor:
     """
 
     def __init__(self, sysfs: Sysfs, open_links: Callable[[], AbstractContextManager[LinkChanges]] = Links.open,
-                 open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open) -> None:
+                 open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open,
+                 open_news: Callable[[], LinkNews] = LinkEvents, netdev_patience: float = _NETDEV_PATIENCE) -> None:
         self._sysfs = sysfs
+        self._open_news = open_news
+        self._netdev_patience = netdev_patience
         self._open_links = open_links
         self._open_devlink = open_devlink
 
@@ -242,7 +258,6 @@ class Executor:
             # Unbinding would block until the process closes it.
             raise Refused(f"a process has it open through {driver}",
                           hint="end the pod or the process that uses it")
-        kernel = step.driver == Driver.KERNEL
         if step.driver not in (Driver.KERNEL, NO_DRIVER) and not self._sysfs.driver_exists(step.driver):
             load_module(step.driver)
         self._sysfs.set_driver_override(vf.address, step.override)
@@ -250,17 +265,34 @@ class Executor:
             self._sysfs.unbind(vf.address)
             return
         with nullcontext() if step.override else self._letting_drivers_probe(vf.pf):
-            for pause in _PROBE_PAUSES:
-                time.sleep(pause)
-                self._sysfs.unbind(vf.address)
-                self._sysfs.probe(vf.address)
-                bound = self._sysfs.read_driver(vf.address)
-                if bound == step.driver or (kernel and bound is not None):
-                    return
-        if bound is None and not kernel and vf.iommu_group is None:
+            bound = self._probe(step)
+        if not is_userspace(bound) and vf.pci_class >> 8 == _ETHERNET:
+            self._await_netdev(vf.address, bound)
+
+    def _probe(self, step: BindDriver) -> str:
+        """The driver that is bound then."""
+        vf, bound = step.vf, None
+        for pause in _PROBE_PAUSES:
+            time.sleep(pause)
+            self._sysfs.unbind(vf.address)
+            self._sysfs.probe(vf.address)
+            bound = self._sysfs.read_driver(vf.address)
+            if bound is not None and step.driver in (bound, Driver.KERNEL):
+                return bound
+        if bound is None and step.driver != Driver.KERNEL and vf.iommu_group is None:
             raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                             hint="enable the IOMMU in firmware and on the kernel's command line")
         raise HostError(f"the kernel bound {bound or 'nothing'}")
+
+    def _await_netdev(self, vf: PciAddress, driver: str) -> None:
+        deadline = time.monotonic() + self._netdev_patience
+        with closing(self._open_news()) as news:
+            while self._sysfs.find_netdev(vf) is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([news], [], [], left)[0]:
+                    raise HostError(f"{driver} has it, but made no netdev in {self._netdev_patience:.0f} s",
+                                    hint="see what dmesg says of it; a PF that is down or resets answers no VF")
+                news.drain()
 
     @contextmanager
     def _letting_drivers_probe(self, pf: PciAddress) -> Iterator[None]:

@@ -7,8 +7,10 @@ claims on a kernel.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from dataclasses import fields, replace
+from typing import Literal
 
 from sriov.errors import Gone, HostError, Refused
 from sriov.host.sysfs import Sysfs
@@ -41,7 +43,8 @@ class FakeNode(Sysfs):
     nothing more until `revive`.
 
     Drivers differ: `reported` are the fields of VF attributes that the PFs' tells of, none at all where it has no
-    such call; `takes_mac`, whether the VFs' takes the MAC over that the PF has for it.
+    such call; `takes_mac`, whether the VFs' takes the MAC over that the PF has for it; `netdevs_come`, whether a
+    VF's netdev is there once its driver has probed, or only when there is news of links, or never.
     """
 
     def __init__(self, *pfs: PhysicalFunction) -> None:
@@ -56,11 +59,13 @@ class FakeNode(Sysfs):
         self.die_at: int | None = None
         self.reported = frozenset(field.name for field in fields(VfSettings))
         self.takes_mac = True
+        self.netdevs_come: Literal["at once", "late", "never"] = "at once"
+        self._coming: dict[PciAddress, Link] = {}
         self.late = self.fail_all = self.dead = False
         self._guard = threading.RLock()
 
     def executor(self) -> Executor:
-        return Executor(self, lambda: Links(self), lambda: Devlink(self))
+        return Executor(self, lambda: Links(self), lambda: Devlink(self), lambda: News(self), netdev_patience=0.2)
 
     def host(self) -> Host:
         return Host(pfs=tuple(self.pfs.values()))
@@ -184,7 +189,17 @@ class FakeNode(Sysfs):
             given = self.settings[address].mac if self.takes_mac else None
             netdev = Link(index=int(address[5:7], 16) * 1000 + vf.index, name=f"v{vf.index}", mtu=1500, up=False,
                           carrier=False, mac=own if given in (None, MacAddress.ZERO) else given, pci=address)
+        self._coming.pop(address, None)
+        if netdev is not None and self.netdevs_come != "at once":      # iavf: iavf_init_task of iavf_main.c
+            self._coming[address] = netdev
+            netdev = None
         self._put_vf(replace(vf, driver=driver, link=netdev))
+
+    def bring_netdevs(self):
+        """Drivers that make netdevs later make them now."""
+        with self._guard:
+            for address in list(self._coming) if self.netdevs_come == "late" else ():
+                self._put_vf(replace(self._function(address), link=self._coming.pop(address)))
 
     def _function(self, address):
         every = (each for pf in tuple(self.pfs.values()) for each in (pf, *pf.vfs))
@@ -257,6 +272,23 @@ class Links(_Adapter):
 
     def dump_default_routes(self):
         return ()
+
+
+class News:
+    """There is always some, as on a node where links come and go, or none where netdevs never come."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+        self._fd = os.eventfd(int(node.netdevs_come == "late"))
+
+    def fileno(self):
+        return self._fd
+
+    def drain(self):
+        self._node.bring_netdevs()
+
+    def close(self):
+        os.close(self._fd)
 
 
 class Devlink(_Adapter):

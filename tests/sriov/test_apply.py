@@ -4,6 +4,7 @@ No driver lives in a folder: that VFs appear and drivers bind is for the lab tie
 """
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -35,11 +36,15 @@ class Recording(Sysfs):
         device = self._tree.path(address)
         if file == "driver/unbind":
             (device / "driver").unlink()
+            shutil.rmtree(device / "net", ignore_errors=True)
         if file.endswith("drivers_probe") and not (device / "driver").exists():
             override = (device / "driver_override").read_text().strip()
             driver = override or "igbvf"
             if self._takes(driver) and self.driver_exists(driver):
                 os.symlink(f"../../../bus/pci/drivers/{driver}", device / "driver")
+                if driver == "igbvf":
+                    (device / "net/eth7").mkdir(parents=True)
+                    (device / "net/eth7/ifindex").write_text("7\n")
 
 
 def pool_file(body):

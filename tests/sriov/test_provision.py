@@ -26,7 +26,7 @@ from tests.sriov.fakenode import Died, FakeNode, make_pf, make_vf
 
 A, B = PciAddress("0000:01:00.0"), PciAddress("0000:21:00.0")
 BOOT = "b7a3c0de"
-FREE = Terms(in_use=lambda vf: False)
+FREE = Terms(in_use=lambda vf: vf.away)      # as the commands and the agent have it, but for pods
 KERNEL, VFIO = Driver.KERNEL, Driver("vfio-pci")
 MAC = MacAddress("02:00:00:00:09:01")
 
@@ -802,3 +802,29 @@ def test_a_driver_that_takes_no_mac_over_is_bound_once(tmp_path):
                        f"would be so again; its netdev has MAC {before[0].link.mac}")
     assert [operation for operation, _ in node.log] == ["vf", "override", "unbind", "probe"]
     assert node.pfs[A].vfs == before
+
+
+def test_a_netdev_that_comes_after_its_driver_probed(tmp_path):
+    """It is waited for: without it the VF looks like one in a pod, that nothing is done to."""
+    node = node_of(0)
+    node.netdevs_come = "late"
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL, mtu=9000, settings=VfSettings(mac=MAC, vlan=5)),
+                                   1: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=replace(FREE, ledger=ledger)).problems == ()
+    link = node.pfs[A].vfs[0].link
+    assert link is not None
+    assert (link.mtu, link.mac, ledger.records[A].last_good) == (9000, MAC, wish)
+    assert remains(node, wish) == ()
+
+
+def test_a_netdev_that_never_comes_is_named_and_stops_no_other(tmp_path):
+    node = node_of(0)
+    node.netdevs_come = "never"
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    (problem,) = provision(node, wish, terms=replace(FREE, ledger=ledger)).problems
+    assert problem.startswith(f"cannot bind VF {node.pfs[A].vfs[0].address} to kernel (now none): igbvf has it, "
+                              "but made no netdev in 0 s (hint: ")
+    assert [vf.driver for vf in node.pfs[A].vfs] == [None, "vfio-pci"]
+    assert ledger.records[A].last_good is None
