@@ -116,8 +116,17 @@ class Links:
     # -- what a PF enforces on its VFs -----------------------------------------------------------------
 
     def vf_settings(self, pf_index: int) -> dict[int, VfSettings]:
-        """What PF `pf_index` enforces on each of its VFs, by VF index."""
-        message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        """What PF `pf_index` enforces on each of its VFs, by VF index; nothing of VFs that the kernel keeps back.
+
+        It does so of all of them where they are too many for one attribute (EMSGSIZE), and there is no other way
+        to ask.
+        """
+        try:
+            message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        except HostError as error:
+            if error.errno == errno.EMSGSIZE:
+                return {}
+            raise
         if message is None:
             raise Gone(f"cannot read VF attributes: there is no link {pf_index}")
         return dict(decode_vf_settings(message))
