@@ -90,20 +90,34 @@ def find_entry(pf: PhysicalFunction, entries: Sequence[PfEntry]) -> PfEntry | No
 def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container[PciAddress] = (),
             place: str = "") -> PfPlan:
     """What makes the PF and the VFs that it has now as `wish` says; `place` is where that was written."""
-    refused: list[Refusal] = []
-    pf_steps: list[PfStep] = []
+    vf_steps, vf_refused = _plan_vfs(pf, wish, guard, tended)
+    probes = any(isinstance(step, BindDriver) and step.probes for step in vf_steps)
+    pf_steps, refused = _plan_itself(pf, wish, guard, place, probes=probes)
+    if any(isinstance(step, MakeVfs) for step in pf_steps):
+        vf_steps, vf_refused = [], []
+    return PfPlan(pf=pf, pf_steps=tuple(pf_steps), vf_steps=tuple(vf_steps), refused=(*refused, *vf_refused))
+
+
+def _plan_itself(pf: PhysicalFunction, wish: PfState, guard: Guard, place: str, *, probes: bool,
+                 ) -> tuple[Sequence[PfStep], Sequence[Refusal]]:
     named = name_wish(place, _name_change(pf, wish), pf)
     if wish.num_vfs > pf.total_vfs:
-        refused.append(Refusal(pf=pf.address, message=(
-            f"{named}: it can have at most {pf.total_vfs} (sriov_totalvfs)")))
+        steps: list[PfStep] = []
+        refused = [Refusal(pf=pf.address, message=f"{named}: it can have at most {pf.total_vfs} (sriov_totalvfs)")]
     else:
-        pf_steps = list(_plan_own(pf, wish))
-        refused.extend(guard.check_pf(pf, pf_steps, named))
-        if refused:
-            pf_steps = []
-    vf_steps: list[VfStep] = []
+        steps = list(_plan_own(pf, wish, probes=probes))
+        refused = list(guard.check_pf(pf, steps, named))
+    if refused:      # what the PF's VFs need is not refused with it, nor what a run that died left
+        steps = [*(_plan_up(pf) if probes else ()), *_plan_autoprobe(pf, wish)]
+    return steps, refused
+
+
+def _plan_vfs(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container[PciAddress],
+              ) -> tuple[list[VfStep], list[Refusal]]:
+    found: list[VfStep] = []
+    refused: list[Refusal] = []
     chooses = pf.autoprobe if wish.autoprobe is None else wish.autoprobe
-    for vf in pf.vfs if not any(isinstance(step, MakeVfs) for step in pf_steps) else ():
+    for vf in pf.vfs:
         if vf.address in tended:
             continue
         own = wish.vfs.get(vf.index, ANY_VF)
@@ -111,9 +125,9 @@ def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container
         if own.driver is None and vf.driver is None and chooses and guard.leaves_to_kernel(pf, vf):
             driver = Driver.KERNEL
         steps, refusals = _plan_vf(pf, vf, own, driver, guard)
-        vf_steps.extend(steps)
+        found.extend(steps)
         refused.extend(refusals)
-    return PfPlan(pf=pf, pf_steps=tuple(pf_steps), vf_steps=tuple(vf_steps), refused=tuple(refused))
+    return found, refused
 
 
 def _name_change(pf: PhysicalFunction, wish: PfState) -> str:
@@ -127,7 +141,8 @@ def _name_change(pf: PhysicalFunction, wish: PfState) -> str:
     return "its former state"
 
 
-def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
+def _plan_own(pf: PhysicalFunction, wish: PfState, *, probes: bool) -> Iterator[PfStep]:
+    """`probes`: drivers will probe VFs that it has. Its netdev is set down only when none will."""
     eswitch = wish.eswitch not in (None, pf.eswitch)
     if pf.num_vfs and (eswitch or pf.num_vfs != wish.num_vfs):
         yield MakeVfs(pf=pf, count=0)
@@ -136,19 +151,29 @@ def _plan_own(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
         yield SetEswitch(pf=pf, mode=wish.eswitch)
     if wish.mtu is not None and pf.link is not None and pf.link.mtu != wish.mtu:
         yield SetPfMtu(pf=pf, mtu=wish.mtu)
-    if pf.num_vfs != wish.num_vfs:
-        if wish.num_vfs and pf.link is not None and not pf.link.up:
-            yield SetUp(pf=pf)
-            pf = replace(pf, link=replace(pf.link, up=True))
+    makes = pf.num_vfs != wish.num_vfs
+    probes = bool(wish.num_vfs) if makes else probes
+    if probes:
+        yield from _plan_up(pf)
+    if makes:
         if pf.autoprobe:
             yield SetAutoprobe(pf=pf, on=False)
         yield MakeVfs(pf=pf, count=wish.num_vfs)
         if pf.autoprobe:
             yield SetAutoprobe(pf=replace(pf, autoprobe=False), on=True)
+    yield from _plan_autoprobe(pf, wish)
+    if not probes and wish.up is not None and pf.link is not None and pf.link.up != wish.up:
+        yield SetUp(pf=pf, up=wish.up)
+
+
+def _plan_up(pf: PhysicalFunction) -> Iterator[PfStep]:
+    if pf.link is not None and not pf.link.up:
+        yield SetUp(pf=pf)
+
+
+def _plan_autoprobe(pf: PhysicalFunction, wish: PfState) -> Iterator[PfStep]:
     if wish.autoprobe not in (None, pf.autoprobe):
         yield SetAutoprobe(pf=pf, on=not pf.autoprobe)
-    if wish.up is not None and pf.link is not None and pf.link.up != wish.up:
-        yield SetUp(pf=pf, up=wish.up)
 
 
 def _plan_vf(pf: PhysicalFunction, vf: VirtualFunction, wish: VfState, driver: Driver | None, guard: Guard,

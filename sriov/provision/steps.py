@@ -175,6 +175,11 @@ class BindDriver:
         return cls(vf=vf, driver=driver, override=override or None)
 
     @property
+    def probes(self) -> bool:
+        """Whether a driver will ask the PF for what it is to be."""
+        return self.driver != NO_DRIVER and not is_userspace(self.driver)
+
+    @property
     def disturbs(self) -> Disturbs:
         return Disturbs.NOTHING if self.vf.driver is None else Disturbs.VF
 

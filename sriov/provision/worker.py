@@ -23,8 +23,8 @@ from sriov.provision.terms import Failure, Job, Report, Terms
 
 log = logging.getLogger(__name__)
 
-# VFs that are made, that get their drivers, and whose netdevs get what only a netdev can have.
-_ROUNDS = 3
+# VFs are made, get their drivers, their netdevs what only a netdev can have, and the PF may be set down again.
+_ROUNDS = 4
 
 class Worker:
     """One PF's way from how it is to what is wanted."""
@@ -84,20 +84,22 @@ class Worker:
         self._familiar.add(self._executor.identify_vfs(pf))
         if plan.steps:
             self._note_before(pf, plan)
-        if plan.pf_steps:
-            done = self._attempt(pf, plan.pf_steps, self._observe(pf))
-            pf = self._executor.look_again(pf)
-            self._note_owned(pf)
-            if not done:
-                self._note_end(pf)
-                return plan.refused
-            plan = self.plan(pf)
-        refused = plan.refused
+        refused: tuple[Refusal, ...] | None = None
         for _ in range(_ROUNDS):
+            if plan.pf_steps:
+                done = self._attempt(pf, plan.pf_steps, self._observe(pf))
+                pf = self._executor.look_again(pf)
+                self._note_owned(pf)
+                if not done:
+                    self._note_end(pf)
+                    return plan.refused
+                plan = self.plan(pf)
+            refused = plan.refused if refused is None else refused
             if not self._bring(pf, plan.vf_steps):
                 break
             pf = self._executor.look_again(pf)
             plan = self.plan(pf)
+        refused = refused or ()
         if not self._failed:
             refused = tuple(dict.fromkeys((*refused, *plan.refused)))
         for step in plan.steps:

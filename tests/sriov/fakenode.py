@@ -186,7 +186,9 @@ class FakeNode(Sysfs):
         netdev = None
         if driver == "igbvf":
             own = MacAddress(f"02:{address[5:7]}:{address[8:10]}:0{address[11:12]}:00:01")
-            given = self.settings[address].mac if self.takes_mac else None
+            pf = self.pfs[vf.pf]      # igbvf_probe(): only a PF that is up answers, else it makes a MAC of its own
+            asks = self.takes_mac and (pf.link is None or pf.link.up)
+            given = self.settings[address].mac if asks else None
             netdev = Link(index=int(address[5:7], 16) * 1000 + vf.index, name=f"v{vf.index}", mtu=1500, up=False,
                           carrier=False, mac=own if given in (None, MacAddress.ZERO) else given, pci=address)
         self._coming.pop(address, None)

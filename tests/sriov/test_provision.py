@@ -828,3 +828,29 @@ def test_a_netdev_that_never_comes_is_named_and_stops_no_other(tmp_path):
                               "but made no netdev in 0 s (hint: ")
     assert [vf.driver for vf in node.pfs[A].vfs] == [None, "vfio-pci"]
     assert ledger.records[A].last_good is None
+
+
+def test_a_pf_that_is_down_is_set_up_before_its_vfs_are_probed(tmp_path):
+    """Not only new ones; and a reset sets it down again, after their drivers have asked it."""
+    node = node_of(2)
+    node.settings[node.pfs[A].vfs[0].address] = replace(node.settings[node.pfs[A].vfs[0].address], mac=MAC)
+    node.unbind(node.pfs[A].vfs[0].address)
+    node.probe(node.pfs[A].vfs[0].address)
+    node.change(100, {"up": False})
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FORCED, ledger=ledger)
+    wish = PfState(num_vfs=2, vfs={1: VfState(settings=VfSettings(mac=MacAddress("02:00:00:00:09:02")))})
+    assert remains(node, wish, terms=terms)[0] == f"set PF ens1 ({A}) up"
+    assert provision(node, wish, terms=terms).problems == ()
+    assert node.pfs[A].vfs[1].link.mac == "02:00:00:00:09:02"
+    assert provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}), terms=terms).problems == ()
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    assert node.state() == before
+
+
+def test_vfs_for_user_space_need_no_pf_that_is_up():
+    node = node_of(2)
+    node.change(100, {"up": False})
+    assert provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})).problems == ()
+    assert not node.pfs[A].link.up
