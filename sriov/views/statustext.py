@@ -60,9 +60,7 @@ def _healthy(resource: ResourceStatus) -> Cell:
 def _registration(kubelet: Registration | None) -> Cell:
     if kubelet is None:
         return Cell("-")
-    if kubelet.registered:
-        return Cell("registered", Tone.GOOD)
-    return Cell(f"not registered: {kubelet.problem}" if kubelet.problem else "not registered yet", Tone.BAD)
+    return Cell("registered", Tone.GOOD) if kubelet.registered else Cell("not registered", Tone.BAD)
 
 
 def _pf_rows(status: NodeStatus) -> list[tuple[str | Cell, ...]]:

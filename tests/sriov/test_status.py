@@ -207,7 +207,7 @@ vfpool-agent 0.1.0: 6 problems
 
 RESOURCE              VFS  HEALTHY  IN PODS  KUBELET
 intel.com/sriov       1    1        1        -
-intel.com/sriov_dpdk  1    0        0        not registered: the kubelet refuses it: no such API
+intel.com/sriov_dpdk  1    0        0        not registered
 
 PF      PCI ADDRESS   VFS   WANTED  STATE
 ens1f0  0000:3b:00.0  4/64  8       1 problem
