@@ -36,6 +36,7 @@ from deviceplugin.service import ServiceConfig
 from sriov.errors import InputError, SriovError
 from sriov.host.discovery import discover
 from sriov.host.knownfile import KnownFile
+from sriov.host.packages import PackageMemory
 from sriov.host.udev import Udev
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
@@ -100,7 +101,8 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
         log.error("set aside a damaged record: %s", damaged)
     known = KnownFile(args.state_dir / "known.json", kernel.boot_id)
     return Node(
-        lookout=Lookout(partial(discover, kernel.sysfs), known), executor=Executor(kernel.sysfs), ledger=ledger,
+        lookout=Lookout(partial(discover, kernel.sysfs, PackageMemory(kernel.sysfs.identify)), known),
+        executor=Executor(kernel.sysfs), ledger=ledger,
         pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
         read_claims=partial(read_claims, root=args.host_root), changed=attachments.repair.hint,
     )
