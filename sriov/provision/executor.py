@@ -40,6 +40,9 @@ _PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
 
 # Seconds for a netdev to come. Most drivers make it while they probe; iavf does later, once its PF has answered.
 _NETDEV_PATIENCE = 10.0
+# Seconds for a VF to get out of its reset: until then i40e answers EAGAIN, ice EBUSY, and neither says when it is.
+_RESET_PATIENCE, _RESET_PAUSE = 1.0, 0.05
+_IN_RESET = (errno.EAGAIN, errno.EBUSY)
 _ETHERNET = 0x0200                    # class and subclass; an InfiniBand VF's netdev is another module's to make
 
 Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
@@ -246,10 +249,22 @@ class Executor:
     def _set_vf_settings(self, step: SetVfSettings) -> None:
         index = self._find_netdev(step.pf.address)
         with self._open_links() as links:
-            links.set_vf(index, step.vf.index, step.settings, step.describe())
+            self._set_vf(links, index, step)
             now = links.vf_settings(index).get(step.vf.index, VfSettings())
         if difference(step.settings, now) is not None:
             raise HostError(f"the driver reported success, but has {now}")
+
+    def _set_vf(self, links: LinkChanges, index: int, step: SetVfSettings) -> None:
+        deadline = time.monotonic() + _RESET_PATIENCE
+        while True:
+            try:
+                links.set_vf(index, step.vf.index, step.settings, step.describe())
+            except HostError as error:
+                if error.errno not in _IN_RESET or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(_RESET_PAUSE)
 
     def _bind(self, step: BindDriver) -> None:
         vf = step.vf
