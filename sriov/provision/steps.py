@@ -66,7 +66,7 @@ class SetPfMtu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetEswitch:
-    """legacy or switchdev, on a PF without VFs: ice wants none, mlx5 none that a driver has."""
+    """legacy or switchdev: ice wants a PF without VFs, mlx5 VFs that no driver has, old bnxt_en a PF with VFs."""
 
     pf: PhysicalFunction
     mode: str

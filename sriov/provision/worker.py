@@ -5,12 +5,14 @@ A PF whose own steps fail is made what it was; so is a VF, and the PF's other VF
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from sriov.errors import Refused, SriovError
+from sriov.errors import HostError, Refused, SriovError
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
@@ -18,7 +20,7 @@ from sriov.provision.executor import Choose, Executor, choose_none
 from sriov.provision.guards import Facts, Guard, Override, Refusal
 from sriov.provision.plan import PfPlan, plan_pf
 from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe
-from sriov.provision.steps import BindDriver, Disturbs, MakeVfs, Step, VfStep
+from sriov.provision.steps import BindDriver, Disturbs, MakeVfs, SetEswitch, Step, VfStep
 from sriov.provision.terms import Failure, Job, Report, Terms
 
 log = logging.getLogger(__name__)
@@ -158,9 +160,12 @@ class Worker:
     def _attempt(self, pf: PhysicalFunction, steps: Sequence[Step], before: PfState) -> bool:
         """All of the steps or none of them; whether they are done."""
         undo: list[tuple[Step, ...]] = []
+        due = deque(steps)
+        done: list[Step] = []
         with ExitStack() as holds:      # taking back disturbs whom the steps disturbed
             held: set[PciAddress] = set()
-            for step in steps:
+            while due:
+                step = due.popleft()
                 back: tuple[Step, ...] = ()
                 try:
                     for vf in _touched(pf, step):
@@ -170,15 +175,31 @@ class Worker:
                     self._check_idle(pf, step)
                     back = self._executor.prepare(step)
                     self._do(step, self._choose)
+                    if isinstance(step, SetEswitch):
+                        due = deque(self._plan_rest(pf, before))
                 except SriovError as error:
+                    if (later := _defer(step, error, due)) is not None:
+                        due = later
+                        continue
                     if not isinstance(error, Refused):      # else it changed nothing
                         undo.append(back)
                     self._fail(f"cannot {step.describe()}: {error}", self._take_back(pf, before, undo))
                     return False
                 undo.append(back)
+                done.append(step)
                 log.info("done: %s", step.describe())
-        self._done.extend(steps)
+        self._done.extend(done)
         return True
+
+    def _plan_rest(self, pf: PhysicalFunction, before: PfState) -> Sequence[Step]:
+        """What is still to be done to a PF itself after its eswitch mode was set."""
+        # mlx5_core may have made it a new netdev for that, down and with the MTU that every new one has. What the
+        # file does not ask for is to be as it was.
+        now = self._executor.look_again(pf)
+        wish = self._wish(now)
+        wish = replace(wish, mtu=before.mtu if wish.mtu is None else wish.mtu, up=before.up or wish.up,
+                       autoprobe=before.autoprobe if wish.autoprobe is None else wish.autoprobe)
+        return plan_pf(now, wish, Guard(overrides=set(Override))).pf_steps
 
     def _do(self, step: Step, choose: Choose = choose_none) -> None:
         """Carry it out, and remember which VFs it made, all or some of them."""
@@ -257,6 +278,21 @@ class Worker:
 
     def _fail(self, what: str, left: tuple[str, ...] = ()) -> None:
         self._failed.append(Failure(pf=self._job.pf.address, what=what, left=left))
+
+
+def _defer(step: Step, error: SriovError, due: Iterable[Step]) -> deque[Step] | None:
+    """What is due, with an eswitch mode that the driver refuses without VFs after they are made; None: it is not so.
+
+    bnxt_en before Linux 6.4 answers EPERM then (bnxt_dl_eswitch_mode_set).
+    """
+    if not isinstance(step, SetEswitch) or not isinstance(error, HostError) or error.errno != errno.EPERM:
+        return None
+    rest = deque(due)
+    made = next((number for number, each in enumerate(rest) if isinstance(each, MakeVfs) and each.count), None)
+    if made is None:
+        return None
+    rest.insert(made + 1, step)
+    return rest
 
 
 def _touched(pf: PhysicalFunction, step: Step) -> tuple[PciAddress, ...]:

@@ -44,7 +44,8 @@ class FakeNode(Sysfs):
 
     Drivers differ: `reported` are the fields of VF attributes that the PFs' tells of, none at all where it has no
     such call; `takes_mac`, whether the VFs' takes the MAC over that the PF has for it; `netdevs_come`, whether a
-    VF's netdev is there once its driver has probed, or only when there is news of links, or never.
+    VF's netdev is there once its driver has probed, or only when there is news of links, or never; `in_reset`, how
+    often a VF's attributes cannot be set yet; `eswitch`, what another eswitch mode takes.
     """
 
     def __init__(self, *pfs: PhysicalFunction) -> None:
@@ -60,6 +61,8 @@ class FakeNode(Sysfs):
         self.reported = frozenset(field.name for field in fields(VfSettings))
         self.takes_mac = True
         self.netdevs_come: Literal["at once", "late", "never"] = "at once"
+        self.in_reset = 0
+        self.eswitch: Literal["no VFs", "no VFs, another netdev", "VFs"] = "no VFs"
         self._coming: dict[PciAddress, Link] = {}
         self.late = self.fail_all = self.dead = False
         self._guard = threading.RLock()
@@ -266,6 +269,9 @@ class Links(_Adapter):
         address = next(each.address for each in pf.vfs if each.index == vf)
         given = {each.name: value for each in fields(VfSettings)
                  if (value := getattr(changes, each.name)) is not None}
+        if self._node.in_reset:
+            self._node.in_reset -= 1
+            raise HostError(f"cannot {what}: VF still in reset", errno=errno.EAGAIN)
         self._node.write("vf", (address, *given.items()), lambda: self._node.settings.__setitem__(
             address, replace(self._node.settings[address], **given)))
 
@@ -304,7 +310,13 @@ class Devlink(_Adapter):
         pf = self._node.pfs[address]
         if pf.eswitch is None:
             raise Refused(f"cannot set eswitch mode {mode} of {address}: its driver does not register with devlink")
-        if pf.num_vfs:
+        if self._node.eswitch == "VFs":      # bnxt_en
+            if not pf.num_vfs and mode == "switchdev":
+                raise HostError("eswitch", errno=errno.EPERM)
+        elif pf.num_vfs:                     # ice
             raise HostError("eswitch", errno=errno.EBUSY)
+        link = pf.link
+        if link is not None and self._node.eswitch == "no VFs, another netdev":      # mlx5_core
+            link = replace(link, index=link.index + 1, mtu=1500, up=False)
         self._node.write("eswitch", (address, mode), lambda: self._node.pfs.__setitem__(
-            address, replace(pf, eswitch=mode)))
+            address, replace(pf, eswitch=mode, link=link)))

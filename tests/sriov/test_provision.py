@@ -854,3 +854,66 @@ def test_vfs_for_user_space_need_no_pf_that_is_up():
     node.change(100, {"up": False})
     assert provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})).problems == ()
     assert not node.pfs[A].link.up
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("wish", [PfState(num_vfs=2, mtu=9000, eswitch="switchdev"),
+                                  PfState(num_vfs=0, mtu=4000, eswitch="switchdev"),
+                                  PfState(num_vfs=2, eswitch="switchdev")])
+def test_an_eswitch_mode_that_comes_with_another_netdev(tmp_path, wish, count):
+    """Its MTU is as wanted, or as it was, and it is up as it was; also after a reset, and where a step fails."""
+    def begin():
+        node = node_of(count)
+        node.change(100, {"mtu": 9000})
+        node.eswitch = "no VFs, another netdev"
+        return node, replace(node.pfs[A].link, index=0)
+
+    node, before = begin()
+    ledger = Ledger(tmp_path, BOOT)
+    assert provision(node, wish, terms=replace(FORCED, ledger=ledger)).problems == ()
+    link = node.pfs[A].link
+    assert (node.pfs[A].num_vfs, node.pfs[A].eswitch) == (wish.num_vfs, "switchdev")
+    assert (link.mtu, link.up) == (wish.mtu or 9000, True)
+    writes = len(node.log)
+    assert provision(node, wish, terms=replace(FORCED, ledger=ledger)).done == ()
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    pf = node.pfs[A]
+    assert (replace(pf.link, index=0), pf.eswitch, pf.num_vfs) == (before, "legacy", count)
+    for number in range(writes):
+        node, before = begin()
+        node.fail_at = number
+        report = provision(node, wish, terms=FORCED)
+        assert all(failure.left == () for failure in report.failed)
+        if node.pfs[A].eswitch == "legacy":
+            assert (replace(node.pfs[A].link, index=0), node.pfs[A].num_vfs) == (before, count)
+
+
+@pytest.mark.parametrize("autoprobe", [True, False])
+def test_a_driver_that_wants_vfs_before_another_eswitch_mode(autoprobe):
+    node = begin(0, autoprobe)
+    node.eswitch = "VFs"
+    wish = PfState(num_vfs=2, eswitch="switchdev", vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    report = provision(node, wish)
+    assert report.problems == ()
+    assert [operation for operation, _ in node.log if operation in ("numvfs", "eswitch", "probe")] == [
+        "numvfs", "eswitch", "probe", "probe"]
+    pf = node.pfs[A]
+    assert (pf.eswitch, pf.autoprobe) == ("switchdev", autoprobe)
+    assert [vf.driver for vf in pf.vfs] == ["igbvf", "vfio-pci"]
+    node = begin(0, autoprobe)
+    node.eswitch = "VFs"
+    before = node.state()
+    (problem,) = provision(node, PfState(num_vfs=0, eswitch="switchdev")).problems
+    assert problem == f"cannot set eswitch mode switchdev on PF ens1 ({A}) (now legacy): eswitch: EPERM"
+    assert node.state() == before
+
+
+@pytest.mark.parametrize(("times", "fails"), [(3, False), (1000, True)])
+def test_a_vf_that_is_still_in_its_reset_is_waited_for(monkeypatch, times, fails):
+    monkeypatch.setattr("sriov.provision.executor._RESET_PATIENCE", 0.2)
+    monkeypatch.setattr("sriov.provision.executor._RESET_PAUSE", 0.001)
+    node = node_of(1)
+    node.in_reset = times
+    report = provision(node, PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(vlan=5))}))
+    assert bool(report.problems) == fails
+    assert (node.settings[node.pfs[A].vfs[0].address].vlan == 5) != fails
