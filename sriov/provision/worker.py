@@ -197,7 +197,8 @@ class Worker:
         # file does not ask for is to be as it was.
         now = self._executor.look_again(pf)
         wish = self._wish(now)
-        wish = replace(wish, mtu=before.mtu if wish.mtu is None else wish.mtu, up=before.up or wish.up,
+        wish = replace(wish, mtu=before.mtu if wish.mtu is None else wish.mtu,
+                       up=before.up or None if wish.up is None else wish.up,      # down only where that is asked for
                        autoprobe=before.autoprobe if wish.autoprobe is None else wish.autoprobe)
         return plan_pf(now, wish, Guard(overrides=set(Override))).pf_steps
 
@@ -281,7 +282,7 @@ class Worker:
 
 
 def _defer(step: Step, error: SriovError, due: Iterable[Step]) -> deque[Step] | None:
-    """What is due, with an eswitch mode that the driver refuses without VFs after they are made; None: it is not so.
+    """What is due, an eswitch mode that the driver refuses without VFs moved to after they are made; None: no such.
 
     bnxt_en before Linux 6.4 answers EPERM then (bnxt_dl_eswitch_mode_set).
     """
