@@ -81,8 +81,13 @@ class Pool:
         """The first of `exclude` that keeps the VF out; one for other nodes does until `for_node` takes it away."""
         return next((each for each in self.exclude if next(each.unlike(pf, vf), None) is None), None)
 
-    def find_fault(self, vf: VirtualFunction) -> str | None:
-        """Why this VF cannot be handed out now; None if it can. A VF in a pod has no fault."""
+    def find_fault(self, vf: VirtualFunction, selector: Selector | None = None) -> str | None:
+        """Why this VF cannot be handed out now; None if it can. A VF in a pod has no fault.
+
+        `selector` is the one that makes the VF this pool's.
+        """
+        if selector is not None and selector.reserved:
+            return selector.reserved
         if vf.ties:
             return f"the node itself needs it: {', '.join(vf.ties)}"
         if self.driver is not None and (fault := self.driver.find_fault(vf)) is not None:
@@ -148,11 +153,13 @@ def assign(host: Host, pools: Sequence[Pool]) -> Assignment:
     left_out: dict[PciAddress, str] = {}
     for pf in host.pfs:
         for vf in pf.vfs:
-            pool = find_pool(pf, vf, pools)
-            if pool is None:
+            found = next(((pool, selector) for pool in pools
+                          if (selector := pool.find_selector(pf, vf)) is not None), None)
+            if found is None:
                 left_out[vf.address] = _explain(pf, vf, pools)
             else:
-                members[pool.resource].append(Member(vf=vf, fault=pool.find_fault(vf)))
+                pool, selector = found
+                members[pool.resource].append(Member(vf=vf, fault=pool.find_fault(vf, selector)))
     return Assignment(members={name: tuple(found) for name, found in members.items()}, left_out=left_out)
 
 

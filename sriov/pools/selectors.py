@@ -128,7 +128,7 @@ ANY_PF = PfMatch()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector(FunctionKeys):
-    """Which VFs a pool is about.
+    """Which VFs a pool is about. `reserved`: why nobody gets them yet, while no other pool does either.
 
     `pf`: the PF's netdev name, an altname or PCI address; `on`: whatever else is asked of the PF. Nothing here
     looks at the VF's own netdev: it may be in a pod.
@@ -137,6 +137,7 @@ class Selector(FunctionKeys):
     pf: tuple[str, ...] = ()
     on: PfMatch = ANY_PF
     vfs: VfIndices | None = None
+    reserved: str = ""
     place: str = field(default="", compare=False)    # "pools.yaml:11:9"
 
     def mismatches(self, pf: PhysicalFunction, vf: VirtualFunction) -> Iterator[str]:

@@ -128,3 +128,56 @@ def test_a_driver_that_is_nearly_a_known_one(driver, meant):
 ])
 def test_a_driver_of_any_other_name_is_meant(driver):
     assert warnings_of_driver(driver) == ()
+
+
+# ---- what is no VF ----------------------------------------------------------------------------------------
+
+
+def test_a_selector_that_names_what_is_no_vf(tmp_path):
+    tree = Tree(tmp_path / "sys").add(Pf("0000:3b:00.0", "ens1f0", num_vfs=2))
+    tree.add_other("0000:5e:00.0", "020000", netdev="eno1", driver="tg3")
+    host = Sysfs(tree.root).scan(tree.links)
+    named = {"a/pf": Selector(address=("0000:3b:00.0",)), "a/vf": Selector(address=("0000:3b:02.1",)),
+             "a/nic": Selector(address=("0000:3b:02.9", "0000:5E:00.0")),
+             "a/none": Selector(address=("0000:3b:*",), vendor=("15b3",))}
+    pools = [Pool(resource=name, selectors=(selector,), place="p") for name, selector in named.items()]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p: a/pf gets no VF: 0000:3b:00.0 is a PF, and only VFs are handed out",
+        "p: a/nic gets no VF: 0000:5e:00.0 is no VF, and only VFs are handed out",
+        "p: a/none gets no VF: vendor 15b3 is not 8086",
+    ]
+
+
+@pytest.mark.parametrize(("classes", "warned"), [
+    ("accelerator", True), ("[network, accelerator]", False), ("network", False)])
+def test_accelerators_are_not_handed_out_yet(classes, warned):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n"
+            f"  - resource: fec\n    select: [{{class: {classes}}}]\n")
+    assert parse_pool_file(text, "pools.yaml").warnings == (
+        "pools.yaml:5:14: intel.com/fec gets no VF from this selector: accelerators are not handed out yet",
+    )[:warned]
+
+
+# ---- values that do not go together -----------------------------------------------------------------------
+
+
+def test_more_macs_than_vfs():
+    macs = "['02:00:00:00:00:01', '02:00:00:00:00:02', '02:00:00:00:00:03']"
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\nphysicalFunctions:\n"
+            f"  - {{match: {{name: ens1f0}}, numVfs: %d, vfMacs: {macs}}}\n")
+    assert parse_pool_file(text % 3, "p").warnings == ()
+    assert parse_pool_file(text % 1, "p").warnings == (
+        "p:4:5: vfMacs has 3 addresses, but numVfs makes 1 VFs: 02:00:00:00:00:02 and what follows is never used",)
+
+
+@pytest.mark.parametrize(("of_pf", "selector", "warned"), [
+    ("mtu: 1500", "pf: ens1f0", True), ("mtu: 9000", "pf: ens1f0", False), ("mtu: 9216", "pf: ens1f0", False),
+    ("eswitch: legacy", "pf: ens1f0", False), ("mtu: 1500", "pf: ens2", False),
+    ("mtu: 1500", "pf: {name: ens1f0}", True), ("mtu: 1500", "pf: ens1f0, vfs: 0-1}, {pf: ens1f0, vfs: 2", True),
+])
+def test_vfs_with_more_mtu_than_their_pf(of_pf, selector, warned):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\nphysicalFunctions:\n"
+            f"  - {{match: {{name: ens1f0}}, numVfs: 4, {of_pf}}}\n"
+            f"pools:\n  - resource: jumbo\n    select: [{{{selector}}}]\n    defaults: {{mtu: 9000}}\n")
+    assert parse_pool_file(text, "p").warnings == (
+        "p:6:5: intel.com/jumbo wants MTU 9000 on its VFs, but the entry at p:4:5 gives their PF 1500",)[:warned]
