@@ -51,8 +51,8 @@ def _answer(argv: Sequence[str] | None, node: Node) -> int:
         # A reader that has what it wanted (`vfpool discover | head`) is nothing to complain of.
         return FAILED if isinstance(error, BrokenPipeError) else _complain(
             f"cannot write the answer: {error.strerror}", FAILED)
-    except KeyboardInterrupt:
-        return FAILED
+    except KeyboardInterrupt:       # commands that change anything are not interrupted while they do
+        return _complain("interrupted", FAILED)
 
 
 def _run(argv: Sequence[str] | None, node: Node) -> int:

@@ -6,6 +6,7 @@ import argparse
 
 from sriov.commands.invocation import DONE, FAILED, Node, load_file
 from sriov.commands.plan import terms_of
+from sriov.commands.signals import finishing
 from sriov.errors import InputError
 from sriov.host.sysfs import Sysfs
 from sriov.pools.assignment import PoolFile
@@ -25,15 +26,19 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         output.warn(file.warnings)
     with hold_state(arguments.state_dir):
         ledger = open_ledger(arguments, output)
-        return show(_apply(file, arguments, node, ledger), output)
+        return show(_apply(file, arguments, node, ledger, output), output)
 
 
-def _apply(file: PoolFile | None, arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Report:
+def _apply(file: PoolFile | None, arguments: argparse.Namespace, node: Node, ledger: Ledger,
+           output: Output) -> Report:
     sysfs = Sysfs(arguments.sysfs)
     executor, terms = Executor(sysfs), terms_of(arguments, node, ledger)
     if file is None:
-        return apply_last_good(executor, terms, ledger)
-    return run_jobs(executor, pool_file_jobs(node.discover(sysfs), file), terms)
+        with finishing(output):
+            return apply_last_good(executor, terms, ledger)
+    jobs = pool_file_jobs(node.discover(sysfs), file)
+    with finishing(output):
+        return run_jobs(executor, jobs, terms)
 
 
 def open_ledger(arguments: argparse.Namespace, output: Output) -> Ledger:

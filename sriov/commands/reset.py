@@ -7,6 +7,7 @@ import argparse
 from sriov.commands.apply import open_ledger, show
 from sriov.commands.invocation import Node
 from sriov.commands.plan import terms_of
+from sriov.commands.signals import finishing
 from sriov.host.sysfs import Sysfs
 from sriov.provision.apply import reset
 from sriov.provision.executor import Executor
@@ -17,5 +18,7 @@ from sriov.views.output import Output
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     with hold_state(arguments.state_dir):
         ledger = open_ledger(arguments, output)
-        report = reset(Executor(Sysfs(arguments.sysfs)), terms_of(arguments, node, ledger), ledger)
+        terms = terms_of(arguments, node, ledger)
+        with finishing(output):
+            report = reset(Executor(Sysfs(arguments.sysfs)), terms, ledger)
         return show(report, output)

@@ -10,7 +10,9 @@ from sriov.errors import HostError
 def load_module(name: str) -> None:
     """Have modprobe load a module; raises HostError with what it says."""
     try:
-        done = subprocess.run(["modprobe", name], capture_output=True, text=True, timeout=60, check=False)
+        # Its own process group: Ctrl-C is for whoever started this, and may have to finish its work first.
+        done = subprocess.run(["modprobe", name], capture_output=True, text=True, timeout=60, check=False,
+                              process_group=0)
         said = done.stderr.strip() if done.returncode else None
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)

@@ -1,6 +1,7 @@
 """`vfpool apply` and `vfpool reset` as their caller sees them; what they do to a node, test_provision.py holds."""
 
 import json
+import signal
 
 import pytest
 
@@ -110,6 +111,30 @@ def test_reset_of_what_is_as_it_was_forgets_it(vfpool, tree, tmp_path):
     ledger.begin(pf, PfState(num_vfs=2))
     assert vfpool("reset") == (0, "nothing to do\n", "")
     assert Ledger.open(tmp_path / "state").records == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("argv", "doing"), [
+    (["apply", "FILE"], "apply.run_jobs"), (["apply", "--last-good"], "apply.apply_last_good"),
+    (["reset"], "reset.reset")])
+def test_a_signal_waits_until_all_is_done_or_taken_back(vfpool, file, monkeypatch, argv, doing, number):
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def work(*_):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        return REPORT
+
+    monkeypatch.setattr(f"sriov.commands.{doing}", work)
+    status, out, err = vfpool(*[file(2) if word == "FILE" else word for word in argv])
+    assert (status, out) == (1, format_outcome(REPORT))
+    assert err == f"warning: {number.name}: what was begun is finished or taken back first\n"
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+
+
+def test_a_signal_before_anything_is_changed_ends_it(vfpool, file, monkeypatch):
+    monkeypatch.setattr("sriov.commands.apply.pool_file_jobs", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert vfpool("apply", file(2)) == (1, "", "interrupted\n")
 
 
 # ---- VFs that pods have -------------------------------------------------------------------------------------
@@ -225,6 +250,7 @@ failed: cannot bind VF y; left behind: VF 1: driver none, was igbvf
     assert outcome_document(REPORT) == {
         "done": [{"pf": A, "text": f"make 2 VFs on PF ens1 ({A})"},
                  {"pf": A, "text": "bind VF 0000:3b:10.0 to vfio-pci (now none)"}],
-        "refused": [{"pf": A, "message": "x: it is in use", "hint": "end it", "override": "in-use"}],
+        "refused": [{"pf": A, "message": "x: it is in use", "hint": "end it", "override": "in-use",
+                     "disturbs": None}],
         "failed": [{"pf": A, "message": "cannot bind VF y", "leftBehind": ["VF 1: driver none, was igbvf"]}],
     }
