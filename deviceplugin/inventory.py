@@ -17,8 +17,9 @@ from sriov.pools.assignment import Assignment, Member, Pool
 
 log = logging.getLogger(__name__)
 
-POLL = 30.0        # seconds; the backstop for a trigger that never came
-RETRY = 5.0        # seconds after a scan that failed
+POLL = 5.0             # seconds; the backstop for a trigger that never came
+LONGEST_POLL = 60.0
+IDLE_SHARE = 0.002     # of a processor for scans that nothing asked for: those of many VFs come less often
 LONGEST_REST = 0.25
 
 
@@ -107,10 +108,21 @@ class Inventory:
     async def run(self, scan: Callable[[], View], *, poll: float = POLL) -> None:
         """Scan and publish for ever: at once, on every `rescan`, and `poll` seconds after the last time.
 
+        After a scan that took long it is more seconds, so that an idle host costs at most IDLE_SHARE.
         `scan` blocks and runs in a thread of its own, never twice at a time. If it raises SriovError or
         OSError, the last snapshot stays and the next turn tries again; anything else is a bug and ends this.
         """
         loop = asyncio.get_running_loop()
+        cost = 0.0
+
+        def measure() -> View:
+            nonlocal cost
+            before = time.thread_time()
+            try:
+                return scan()
+            finally:
+                cost = time.thread_time() - before
+
         # Not the loop's own executor: sysfs writes that take seconds may hold all of its threads.
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scan")
         try:
@@ -118,7 +130,7 @@ class Inventory:
                 self._wanted.clear()
                 started = loop.time()
                 try:
-                    view = await loop.run_in_executor(executor, scan)
+                    view = await loop.run_in_executor(executor, measure)
                 except (SriovError, OSError) as error:
                     failure = f"cannot scan the host, the last view of it stays: {error}"
                     if failure != self._failure:
@@ -131,7 +143,7 @@ class Inventory:
                     self.publish(view)
                 # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
                 await asyncio.sleep(min(loop.time() - started, LONGEST_REST))
-                rest = poll if self._failure is None else min(poll, RETRY)
+                rest = max(poll, min(cost / IDLE_SHARE, LONGEST_POLL))
                 try:
                     async with asyncio.timeout(rest):
                         await self._wanted.wait()

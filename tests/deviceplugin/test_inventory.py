@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,6 +167,27 @@ def test_polling_finds_what_no_trigger_told() -> None:
         scans.may_end.release(3)
         await with_run(inventory, scans, lambda: inventory.wait_newer(2), poll=0.02)
         assert inventory.snapshot.version == 3
+
+    run(scenario)
+
+
+def test_scans_that_cost_much_come_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However dear a scan is, those without a trigger use IDLE_SHARE of a processor at most."""
+    monkeypatch.setattr("deviceplugin.inventory.IDLE_SHARE", 0.2)
+    costs: list[float] = []
+
+    def scan() -> View:
+        begun = time.thread_time()
+        while time.thread_time() < begun + 0.02:
+            pass
+        costs.append(time.thread_time() - begun)
+        return assign_members(*make_members(len(costs)))
+
+    async def scenario() -> None:
+        inventory = Inventory()
+        begun = time.monotonic()
+        await with_run(inventory, scan, lambda: inventory.wait_newer(5), poll=0.0)
+        assert sum(costs[:5]) <= 0.25 * (time.monotonic() - begun)
 
     run(scenario)
 
