@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
