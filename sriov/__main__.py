@@ -16,6 +16,7 @@ from cni.fields import show
 from cni.grammar import parse_namespace
 from sriov.commands.arguments import Commands, add_commands
 from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, HasVf, Node, Owners
+from sriov.durable import list_records
 from sriov.errors import HostError, InputError, SriovError
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host
@@ -102,7 +103,7 @@ def _read_owners(state: Path) -> Owners:
 
     try:
         boot_id = BOOT_ID.read_text().strip()
-        paths = _list_records(state / "vfs")
+        paths = list_records(state / "vfs")
     except OSError as error:
         raise HostError(f"cannot tell which VFs pods have: {error.filename}", errno=error.errno or 0) from None
     known: dict[PciAddress, str] = {}
@@ -123,15 +124,6 @@ def _read_owners(state: Path) -> Owners:
             if record.boot_id == boot_id:      # no pod outlives its node's boot, its record may
                 known[record.vf] = str(record.owner)
     return Owners(known=known, doubtful=doubtful)
-
-
-def _list_records(folder: Path) -> list[Path]:
-    """None where there is no such folder; raises OSError."""
-    try:
-        # Not glob: of a folder that may not be read it makes an empty one.
-        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
-    except FileNotFoundError:
-        return []
 
 
 def _open_kubelet(folder: Path) -> HasVf:

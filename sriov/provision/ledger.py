@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from sriov.errors import HostError, InputError, Refused
+from sriov.durable import delete_file, holding, list_records, write_file
+from sriov.errors import HostError, InputError
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.override import LASTING, Override
@@ -20,26 +19,12 @@ from sriov.provision.state import PfState
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@contextmanager
-def hold_state(state: Path) -> Iterator[None]:
+def hold_state(state: Path) -> AbstractContextManager[None]:
     """Be the only process that changes the node by this state folder; raises Refused where an agent is, HostError.
 
     The lock is the one that an agent has on the folder as long as it runs.
     """
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostError(f"cannot use {state}", errno=error.errno or 0) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"cannot use {state}: another process has it open",
-                          hint="the agent makes the node fit its pool file; stop it first") from None
-        yield
-    finally:
-        os.close(lock)
+    return holding(state, hint="the agent makes the node fit its pool file; stop it first")
 
 
 class Ledger:
@@ -127,8 +112,7 @@ class Ledger:
     def forget(self, pf: PciAddress) -> None:
         """It is as it was before; nothing to do where there is no record."""
         try:
-            self._file(pf).unlink(missing_ok=True)
-            _sync(self._folder)
+            delete_file(self._file(pf))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -141,17 +125,11 @@ class Ledger:
             if self._records.get(record.pf) == record:
                 return
         path = self._file(record.pf)
-        draft = path.with_suffix(".new")
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if record.pf not in self.records and path.exists():
                 path.replace(path.with_suffix(".damaged"))
-            with draft.open("w") as file:
-                file.write(format_ownership(record))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync(self._folder)
+            write_file(path, format_ownership(record).encode())
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from None
         with self._guard:
@@ -159,8 +137,7 @@ class Ledger:
 
     def _load(self) -> None:
         try:
-            paths = sorted(self._folder.glob("*.json"))
-            for path in paths:
+            for path in list_records(self._folder):
                 self._read(path)
         except OSError as error:
             raise HostError(f"cannot read the records in {self._folder}", errno=error.errno or 0) from None
@@ -177,12 +154,3 @@ class Ledger:
 
     def _file(self, pf: PciAddress) -> Path:
         return self._folder / f"{pf}.json"
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename or a removal in the folder last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -200,13 +200,14 @@ def test_a_write_replaces_the_file_and_never_changes_it(tmp_path, store):
 def test_a_draft_that_was_never_finished_is_nothing(tmp_path):
     with opened(tmp_path) as store:
         store.write(record())
-    draft = file_of(tmp_path, record("0000:3b:02.2")).with_suffix(".new")
-    draft.write_text(format_record(record("0000:3b:02.2")))
-    file_of(tmp_path, record()).with_suffix(".new").write_text("{")
+    drafts = [path.with_name(f".{path.name}.new") for path in (
+        file_of(tmp_path, record("0000:3b:02.2")), file_of(tmp_path, record()))]
+    drafts[0].write_text(format_record(record("0000:3b:02.2")))
+    drafts[1].write_text("{")
     with opened(tmp_path) as store:
         assert (list(store), store.damaged) == ([record()], [])
         store.write(record("0000:3b:02.2"))
-        assert not draft.exists()
+        assert not drafts[0].exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])

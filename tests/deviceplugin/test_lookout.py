@@ -55,7 +55,7 @@ def test_what_is_wrong_is_said_once_for_as_long_as_it_is_the_same(
         caplog.clear()
         return found
 
-    trouble = f"cannot keep what is known of netdevs: {folder}/known.new: No such file or directory"
+    trouble = f"cannot keep what is known of netdevs: {folder}/.known.json.new: No such file or directory"
     assert said() == [trouble]
     assert [lookout.trouble] == [trouble]
     assert said() == []

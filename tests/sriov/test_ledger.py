@@ -139,10 +139,12 @@ def test_a_damaged_record_is_set_aside_only_when_a_new_one_is_written(tmp_path):
 
 def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "state").write_text("")
-    ledger = Ledger(tmp_path / "state", "b")
-    with pytest.raises(HostError, match="ENOTDIR"):
-        ledger.begin(PF, PfState(num_vfs=0))
-    assert ledger.records == {}
+    with pytest.raises(HostError, match=r"cannot read the records in .*: ENOTDIR"):
+        Ledger(tmp_path / "state", "b")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/pfs").write_text("")
+    with pytest.raises(HostError, match=r"cannot read the records in .*: ENOTDIR"):
+        Ledger(tmp_path / "other", "b")
 
 
 def test_one_process_at_a_time(tmp_path):

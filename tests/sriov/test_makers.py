@@ -92,6 +92,7 @@ def test_a_name_of_the_kernel_s_is_that_of_one_nic_only():
     """Where udev renames nothing eth0 is still eth0; a NIC that udev has named may have been any."""
     claim = find_systemd_claim(f"[Match]\nOriginalName=eth0\n{MAKES}", "x")
     assert claim is not None
+    assert FIRST.link is not None
     assert claim.matches(replace(FIRST, link=replace(FIRST.link, name="eth0")))
     assert not claim.matches(replace(FIRST, link=replace(FIRST.link, name="eth1")))
     assert claim.matches(FIRST)
