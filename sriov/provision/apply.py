@@ -5,20 +5,21 @@ Each PF apart and at the same time: one that fails stops no other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
+from sriov.diagnosis.causes import find_missing_capability
 from sriov.errors import SriovError
-from sriov.model import Host, PhysicalFunction
+from sriov.model import Host, PciFunction, PhysicalFunction
 from sriov.pools.assignment import PoolFile
 from sriov.provision.executor import Executor
-from sriov.provision.guards import Override, Refusal
+from sriov.provision.guards import Override, Refusal, name_wish
 from sriov.provision.ledger import Ledger
 from sriov.provision.plan import PfPlan, Plan, find_entry
 from sriov.provision.state import PfState, settle
-from sriov.provision.steps import pf_name
+from sriov.provision.steps import Disturbs, pf_name
 from sriov.provision.terms import Failure, Job, Report, Terms, Wish, no_claims
 from sriov.provision.worker import Worker
 
@@ -30,11 +31,29 @@ __all__ = [
 
 def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
     """What a pool file wants of the PFs that one of its entries matches; no other PF is ever written to."""
-    return tuple(
+    jobs = tuple(
         Job(pf=pf, place=entry.place, overrides=entry.force,
             wish=partial(settle, entry=entry, pools=pool_file.pools))
         for pf in host.pfs if (entry := find_entry(pf, pool_file.physical_functions)) is not None
     )
+    return (*jobs, *_barred_jobs(host, pool_file))
+
+
+def _barred_jobs(host: Host, pool_file: PoolFile) -> Iterator[Job]:
+    """NICs that an entry names, in so many letters, whose SR-IOV is off in their firmware."""
+    for other in host.others:
+        facts = {each.name: getattr(other, each.name) for each in fields(PciFunction)}
+        pf = PhysicalFunction(**facts, total_vfs=0, num_vfs=0)
+        entry = find_entry(pf, pool_file.physical_functions)
+        finding = find_missing_capability(other)
+        if entry is None or finding is None or not entry.num_vfs:
+            continue
+        names = (pf.address, *((pf.link.name, *pf.link.altnames) if pf.link else ()))
+        if {*entry.match.name, *entry.match.address} & set(names):
+            named = name_wish(entry.place, f"numVfs {entry.num_vfs}", pf)
+            barred = Refusal(pf=pf.address, message=f"{named}: {finding.problem}", hint=finding.action,
+                             disturbs=Disturbs.REBOOT)
+            yield Job(pf=pf, wish=always(PfState(num_vfs=0)), place=entry.place, barred=barred)
 
 
 def last_good_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:

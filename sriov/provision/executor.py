@@ -137,6 +137,13 @@ class Executor:
         overrides = self.read_overrides(pf) if any(vf.driver is None for vf in pf.vfs) else {}
         return frozenset(vf.address for vf in pf.vfs if vf.driver is None and overrides.get(vf.address, "?"))
 
+    def may_lack_iommu(self) -> bool:
+        """Whether a vfio driver takes VFs that have no IOMMU, or may where that cannot be read."""
+        try:
+            return self._sysfs.allows_noiommu()
+        except SriovError:
+            return True
+
     def identify_vfs(self, pf: PhysicalFunction) -> int | None:
         """A number that tells the PF's VFs from others that are made later; None where it has none."""
         return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None

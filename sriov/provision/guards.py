@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import PciAddress
+from sriov.pools.assignment import Driver
 from sriov.pools.override import Override
 from sriov.provision.steps import Disturbs, MakeVfs, PfStep, SetAutoprobe, SetUp, VfStep, pf_name
 
@@ -20,18 +21,20 @@ InUse = Callable[[VirtualFunction], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A wish that is not carried out. `override` None: whatever anybody says."""
+    """A wish that is not carried out. `override` None: whatever anybody says. `disturbs` REBOOT: it takes one."""
 
     pf: PciAddress
     message: str
     hint: str | None = None
     override: Override | None = None
+    disturbs: Disturbs | None = None
 
     def __str__(self) -> str:
         says = [self.hint] if self.hint else []
         if self.override is not None:
             says.append(f"to do it all the same: override {self.override}")
-        return f"{self.message} (hint: {'; '.join(says)})" if says else self.message
+        message = self.message if self.disturbs is None else f"{self.message} [{self.disturbs}]"
+        return f"{message} (hint: {'; '.join(says)})" if says else message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,8 @@ class Facts:
     settings: what PFs enforce on VFs now, by VF, as far as they report it; None: nobody asked, nothing is planned.
     claims: by PF, a sentence for each program that is configured to make its VFs.
     foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
-    kept: VFs without a driver that somebody keeps for one, by driver_override.
+    kept: VFs without a driver that somebody keeps for one, by driver_override. noiommu: vfio takes VFs that have no
+    IOMMU, or may.
     """
 
     settings: Mapping[PciAddress, VfSettings] | None = None
@@ -49,6 +53,7 @@ class Facts:
     foreign: Container[PciAddress] = ()
     opened: Container[PciAddress] = ()
     kept: Container[PciAddress] = ()
+    noiommu: bool = True
 
 
 NO_FACTS = Facts()
@@ -82,6 +87,18 @@ class Guard:
         driver_override first."""
         return vf.address not in self.facts.kept and (
             pf.address not in self.facts.foreign or Override.ADOPT in self.overrides)
+
+    def lacks_iommu(self, vf: VirtualFunction, driver: Driver) -> bool:
+        """Whether the driver cannot take the VF as long as this kernel runs: it came without an IOMMU group."""
+        return "vfio" in driver and vf.iommu_group is None and not self.facts.noiommu
+
+    def refuse_without_iommu(self, pf: PhysicalFunction, vfs: Sequence[VirtualFunction], driver: Driver) -> Refusal:
+        named = f"VF {vfs[0].index}" if len(vfs) == 1 else f"{len(vfs)} VFs"
+        return Refusal(
+            pf=pf.address, disturbs=Disturbs.REBOOT,
+            message=f"cannot bind {named} of {pf_name(pf)} to {driver}: no IOMMU, so no IOMMU group",
+            hint="turn on the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup and boot without iommu=off, on "
+                 "Intel machines with intel_iommu=on; for tests only, load vfio with enable_unsafe_noiommu_mode=1")
 
     def check_vf(self, pf: PhysicalFunction, vf: VirtualFunction, steps: Sequence[VfStep], wish: str,
                  ) -> Iterator[Refusal]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from sriov.diagnosis.causes import find_limit
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver, PfEntry, Pool
@@ -22,6 +23,7 @@ from sriov.provision.state import (
 )
 from sriov.provision.steps import (
     BindDriver,
+    Disturbs,
     MakeVfs,
     PfStep,
     SetAutoprobe,
@@ -101,9 +103,10 @@ def plan_pf(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Container
 def _plan_itself(pf: PhysicalFunction, wish: PfState, guard: Guard, place: str, *, probes: bool,
                  ) -> tuple[Sequence[PfStep], Sequence[Refusal]]:
     named = name_wish(place, _name_change(pf, wish), pf)
-    if wish.num_vfs > pf.total_vfs:
-        steps: list[PfStep] = []
-        refused = [Refusal(pf=pf.address, message=f"{named}: it can have at most {pf.total_vfs} (sriov_totalvfs)")]
+    steps: list[PfStep] = []
+    if wish.num_vfs and (limit := find_limit(pf, wish.num_vfs)) is not None:
+        refused = [Refusal(pf=pf.address, message=f"{named}: {limit.problem}", hint=limit.action,
+                           disturbs=Disturbs.REBOOT if limit.reboot else None)]
     else:
         steps = list(_plan_own(pf, wish, probes=probes))
         refused = list(guard.check_pf(pf, steps, named))
@@ -116,6 +119,7 @@ def _plan_vfs(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Contain
               ) -> tuple[list[VfStep], list[Refusal]]:
     found: list[VfStep] = []
     refused: list[Refusal] = []
+    bare: dict[Driver, list[VirtualFunction]] = {}
     chooses = pf.autoprobe if wish.autoprobe is None else wish.autoprobe
     for vf in pf.vfs:
         if vf.address in tended:
@@ -124,10 +128,33 @@ def _plan_vfs(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Contain
         driver = wanted_driver(own, vf)
         if own.driver is None and vf.driver is None and chooses and guard.leaves_to_kernel(pf, vf):
             driver = Driver.KERNEL
+        if driver is not None and guard.lacks_iommu(vf, driver) and not guard.in_use(vf):
+            bare.setdefault(driver, []).append(vf)
+            continue
         steps, refusals = _plan_vf(pf, vf, own, driver, guard)
         found.extend(steps)
         refused.extend(refusals)
+    refused += [guard.refuse_without_iommu(pf, vfs, driver) for driver, vfs in bare.items()]
     return found, refused
+
+
+def foresee(plan: PfPlan, wish: Callable[[PhysicalFunction], PfState], guard: Guard) -> PfPlan:
+    """The plan, with what is known already to be refused of VFs that it makes. Their addresses and device id are
+    not known before: pools that go by those are left out."""
+    count = max((step.count for step in plan.pf_steps if isinstance(step, MakeVfs)), default=0)
+    pf = plan.pf
+    made = replace(pf, num_vfs=count, vfs=tuple(
+        VirtualFunction(address=pf.address, pf=pf.address, index=index, vendor=pf.vendor, device="", driver=None,
+                        numa_node=pf.numa_node, iommu_group=pf.iommu_group, link=None, pci_class=pf.pci_class)
+        for index in range(count)))
+    wanted = wish(made).vfs
+    bare: dict[Driver, list[VirtualFunction]] = {}
+    for vf in made.vfs:
+        driver = wanted.get(vf.index, ANY_VF).driver
+        if driver is not None and guard.lacks_iommu(vf, driver):
+            bare.setdefault(driver, []).append(vf)
+    return replace(plan, refused=(*plan.refused, *(guard.refuse_without_iommu(pf, vfs, driver)
+                                                   for driver, vfs in bare.items())))
 
 
 def _name_change(pf: PhysicalFunction, wish: PfState) -> str:

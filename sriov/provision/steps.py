@@ -17,14 +17,18 @@ NO_DRIVER = Driver("")
 
 
 class Disturbs(IntEnum):
-    """Who notices a step, from nobody to all: of a VF only what has it now, of a PF's VFs each."""
+    """Who notices a step, from nobody to all: of a VF only what has it now, of a PF's VFs each.
+
+    No step needs a reboot: a wish that cannot be fulfilled without one is refused, with what has to be done first.
+    """
 
     NOTHING = 0
     VF = 1
     ALL_VFS = 2
+    REBOOT = 3
 
     def __str__(self) -> str:
-        return ("nothing", "this VF", "all VFs of the PF")[self]
+        return ("disturbs nothing", "disturbs this VF", "disturbs all VFs of the PF", "needs a reboot")[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,13 +57,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are."""
+    """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are.
+    `barred`: why nothing of it can be done."""
 
     pf: PhysicalFunction
     wish: Wish
     place: str = ""
     overrides: Collection[Override] = ()
     spared: bool = False
+    barred: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
 from sriov.provision.executor import Choose, Executor, choose_none
 from sriov.provision.guards import Facts, Guard, Override, Refusal
-from sriov.provision.plan import PfPlan, plan_pf
+from sriov.provision.plan import PfPlan, foresee, plan_pf
 from sriov.provision.state import ANY_VF, UNCHANGED, PfState, find_differences, observe
 from sriov.provision.steps import BindDriver, Disturbs, MakeVfs, SetEswitch, Step, VfStep
 from sriov.provision.terms import Failure, Job, Report, Terms
@@ -55,6 +55,8 @@ class Worker:
         return Report(done=tuple(self._done), refused=refused, failed=tuple(self._failed))
 
     def plan(self, pf: PhysicalFunction) -> PfPlan:
+        if self._job.barred is not None:
+            return PfPlan(pf=pf, refused=(self._job.barred,))
         terms, wish = self._terms, self._wish(pf)
         wants_settings = any(vf.settings != UNCHANGED for vf in wish.vfs.values())
         facts = Facts(
@@ -63,10 +65,11 @@ class Worker:
             foreign=(pf.address,) if self._is_foreign(pf) else (),
             opened=self._executor.find_opened(pf),
             kept=self._executor.find_kept(pf),
+            noiommu=self._executor.may_lack_iommu(),
         )
         guard = Guard(facts=facts, in_use=terms.in_use, overrides=self._overrides)
         tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended
-        return plan_pf(pf, wish, guard, tended, self._job.place)
+        return foresee(plan_pf(pf, wish, guard, tended, self._job.place), self._job.wish, guard)
 
     def _wish(self, pf: PhysicalFunction) -> PfState:
         """What is wanted; of autoprobe, that it is what it was before a run which began and did not end."""
@@ -101,9 +104,8 @@ class Worker:
                 break
             pf = self._executor.look_again(pf)
             plan = self.plan(pf)
-        refused = refused or ()
-        if not self._failed:
-            refused = tuple(dict.fromkeys((*refused, *plan.refused)))
+        if refused is None or not self._failed:      # who gave up a VF may be refused it now
+            refused = plan.refused
         for step in plan.steps:
             if not (isinstance(step, VfStep) and step.vf.address in self._given_up):
                 self._fail(f"cannot {step.describe()}: it was done, and is not so")
@@ -198,7 +200,7 @@ class Worker:
         now = self._executor.look_again(pf)
         wish = self._wish(now)
         wish = replace(wish, mtu=before.mtu if wish.mtu is None else wish.mtu,
-                       up=before.up or None if wish.up is None else wish.up,      # down only where that is asked for
+                       up=before.up or None if wish.up is None else wish.up,      # down only where that is wanted
                        autoprobe=before.autoprobe if wish.autoprobe is None else wish.autoprobe)
         return plan_pf(now, wish, Guard(overrides=set(Override))).pf_steps
 

@@ -62,6 +62,7 @@ class FakeNode(Sysfs):
         self.takes_mac = True
         self.netdevs_come: Literal["at once", "late", "never"] = "at once"
         self.in_reset = 0
+        self.noiommu = False
         self.eswitch: Literal["no VFs", "no VFs, another netdev", "VFs"] = "no VFs"
         self._coming: dict[PciAddress, Link] = {}
         self.late = self.fail_all = self.dead = False
@@ -103,6 +104,9 @@ class FakeNode(Sysfs):
 
     def identify(self, address):
         return self.made
+
+    def allows_noiommu(self):
+        return self.noiommu
 
     def driver_exists(self, name):
         return name in ("igbvf", "vfio-pci")
@@ -184,7 +188,7 @@ class FakeNode(Sysfs):
     def _bind(self, address, driver):
         assert address not in self.opened, "the kernel would hang"
         vf = self._function(address)
-        if driver == "vfio-pci" and vf.iommu_group is None:
+        if driver == "vfio-pci" and vf.iommu_group is None and not self.noiommu:
             return
         netdev = None
         if driver == "igbvf":

@@ -12,9 +12,11 @@ import pytest
 from sriov.errors import Gone
 from sriov.host.discovery import discover
 from sriov.host.sysfs import Sysfs
+from sriov.pools.override import Override
 from sriov.pools.poolfile import parse_pool_file
-from sriov.provision.apply import Terms, apply_pool_file
+from sriov.provision.apply import Terms, apply_pool_file, plan_jobs, pool_file_jobs
 from sriov.provision.executor import Executor
+from sriov.provision.steps import Disturbs
 from tests.support.tree import Pf, Tree
 
 A, B = "0000:3b:00.0", "0000:5e:00.0"
@@ -122,9 +124,54 @@ def test_twice_is_nothing_the_second_time(tree):
     (True, "the kernel bound nothing")])
 def test_a_driver_that_does_not_take_it(tree, iommu, words):
     tree.add(Pf(A, None, num_vfs=2, iommu=iommu))
+    tree.set_noiommu("Y")
     sysfs = Recording(tree, takes=lambda driver: driver != "vfio-pci")
     assert apply(sysfs, ALL_OF_A + pools("vfio-pci")) == tuple(
         f"cannot bind VF 0000:3b:02.{n} to vfio-pci (now igbvf): {words}" for n in (0, 1))
+
+
+@pytest.mark.parametrize("noiommu", ["N", None])
+@pytest.mark.parametrize("made", [2, 0])
+def test_vfio_without_an_iommu_takes_a_reboot(tree, noiommu, made):
+    tree.add(Pf(A, None, num_vfs=made, vf_driver=None))
+    if noiommu is not None:
+        tree.set_noiommu(noiommu)
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    file = pool_file(ALL_OF_A + pools("vfio-pci", "{vendor: 8086, vfs: 0}"))
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(host, file), Terms(in_use=lambda vf: False))
+    (refused,) = plan.refused
+    assert refused.disturbs is Disturbs.REBOOT
+    assert str(refused).startswith(
+        f"cannot bind VF 0 of PF {A} to vfio-pci: no IOMMU, so no IOMMU group [needs a reboot] (hint: turn on "
+        "the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup and boot without iommu=off")
+    if made:
+        assert plan.describe()[:-1] == (f"bind VF {Pf(A, None).vf_address(1)} to kernel (now none)",)
+        report = apply_pool_file(Executor(sysfs), file, Terms(in_use=lambda vf: False), host)
+        assert report.refused == (refused,)
+        assert sysfs.read_driver(Pf(A, None).vf_address(0)) is None
+
+
+@pytest.mark.parametrize(("match", "count", "barred"), [
+    ("name: ens9", 2, True), ("address: '0000:09:00.0'", 2, True), ("name: 'ens*'", 2, False),
+    ("name: ens9", 0, False)])
+def test_a_nic_whose_sriov_is_off_takes_a_reboot(tree, match, count, barred):
+    """Where the file names it: a pattern is about the PFs that there are."""
+    tree.add_other("0000:09:00.0", "020000", netdev="ens9", driver="ice")
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    file = pool_file(entries(f"{{match: {{{match}}}, numVfs: {count}}}"))
+    terms = Terms(in_use=lambda vf: False, overrides=set(Override))
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(host, file), terms)
+    report = apply_pool_file(Executor(sysfs), file, terms, host)
+    assert (plan.steps, report.done, report.failed, sysfs.log) == ((), (), (), [])
+    assert report.refused == plan.refused
+    says = [str(refused) for refused in plan.refused]
+    assert says == [(
+        "pools.yaml:4:5: numVfs 2 on PF ens9 (0000:09:00.0): its driver ice makes VFs, but it shows no SR-IOV "
+        "capability (no sriov_totalvfs in sysfs): SR-IOV is off in its firmware, or the card has none [needs a "
+        "reboot] (hint: turn on SR-IOV for the card, and for the machine, in the firmware setup (BIOS, UEFI), then "
+        "reboot)")] * barred
 
 
 def test_one_vf_that_fails_stops_no_other(tree):
@@ -192,7 +239,7 @@ def test_a_uio_driver_enables_its_device_used_or_not(tree):
 @pytest.mark.parametrize(("wish", "words"), [
     (entries(f"{{match: {{address: '{A}'}}, numVfs: 3}}"), "it has 2, none in use"),
     (entries(f"{{match: {{address: '{A}'}}, numVfs: 0}}"), "it has 2, none in use"),
-    (entries(f"{{match: {{address: '{A}'}}, numVfs: 8}}"), "it can have at most 7")])
+    (entries(f"{{match: {{address: '{A}'}}, numVfs: 8}}"), "it can have 7 at most")])
 def test_refused_wishes_touch_nothing(tree, wish, words):
     tree.add(Pf(A, None, num_vfs=2))
     sysfs = Recording(tree)

@@ -137,8 +137,22 @@ def test_more_than_the_pf_can_have():
         matching = PfEntry(match=PfMatch(address=(A,)), num_vfs=8, place="pools.yaml:5:5")
         (refused,) = said(plan([made], [matching]))
         assert refused.startswith("pools.yaml:5:5: numVfs 8 on PF ")
-        assert refused.endswith("it can have at most 7 (sriov_totalvfs)")
+        assert refused.endswith(": 8 VFs are wanted, it can have 7 at most (sriov_totalvfs) (hint: ask for 7 or "
+                                "fewer)")
         assert plan([made], [matching]).steps == ()
+
+
+@pytest.mark.parametrize(("facts", "says"), [
+    ({"vendor": "15b3"}, ("it can have 7 at most (sriov_totalvfs) [needs a reboot] (hint: ask for 7 or fewer, or "
+                          "set NUM_OF_VFS=8 with mlxconfig -d 0000:3b:00.0 and reboot)")),
+    ({"total_vfs": 0}, ("it can have no VFs (sriov_totalvfs is 0) [needs a reboot] (hint: turn on SR-IOV for the "
+                        "card, and for the machine, in the firmware setup (BIOS, UEFI), then reboot)"))])
+def test_a_number_that_takes_a_reboot(facts, says):
+    made = plan([replace(pf(A, "ens1f0"), **facts)], [entry(8)], overrides=set(Override))
+    (refused,) = made.refused
+    assert str(refused).endswith(says)
+    assert (made.steps, refused.override, refused.disturbs) == ((), None, Disturbs.REBOOT)
+    assert plan([replace(pf(A, "ens1f0"), **facts)], [entry(0)]) == Plan()
 
 
 def test_an_mtu_that_would_cost_vfs_their_link():
