@@ -89,7 +89,7 @@ def vf_document(story: VfStory, findings: Findings) -> Json:
     return {
         "address": story.vf.address, "pf": story.vf.pf, "index": story.vf.index,
         "resource": story.pool and story.pool.resource, "selector": story.selector and story.selector.place,
-        "fault": story.fault, "inPod": story.vf.away,
+        "fault": story.fault, "netdevElsewhere": story.vf.away,
         "attempts": [_attempt_document(attempt) for attempt in story.attempts],
         "later": [{"resource": attempt.what, "place": attempt.place} for attempt in story.later],
         "findings": findings_document(findings.get(story.vf.address, ())),
@@ -145,7 +145,7 @@ def _fate(story: VfStory) -> str:
     if story.pool is None:
         return "in no pool" + ("" if story.attempts else ": the file has none")
     place = f" by the selector at {story.selector.place}" if story.selector and story.selector.place else ""
-    away = ", in a pod" if story.vf.away else ""
+    away = ", netdev elsewhere" if story.vf.away else ""
     return f"in {story.pool.resource}{place}{away}{f', not healthy: {story.fault}' if story.fault else ''}"
 
 

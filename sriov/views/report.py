@@ -63,7 +63,7 @@ def _outcomes(assignment: Assignment) -> Iterator[tuple[str, Cell]]:
 def _note(member: Member) -> str:
     if member.fault is not None:
         return f", not healthy: {member.fault}"
-    return " (in a pod)" if member.vf.away else ""
+    return " (netdev elsewhere)" if member.vf.away else ""
 
 
 def _name(function: PciFunction) -> str:
@@ -97,7 +97,7 @@ def _function_cells(function: PciFunction) -> tuple[str | Cell, ...]:
     link = function.link
     away = isinstance(function, VirtualFunction) and function.away
     return (
-        link.name if link else Cell("(in a pod)", Tone.FAINT) if away else "-",
+        link.name if link else Cell("(not here)", Tone.FAINT) if away else "-",
         f"{function.vendor}:{function.device}",
         function.driver or "-",
         _or_dash(function.numa_node),

@@ -89,7 +89,7 @@ def _vf_state(vf: VfStatus) -> Cell:
     if vf.owner is not None:
         facts.append(str(vf.owner) if vf.owner.phase == "attached" else f"{vf.owner.phase}: {vf.owner}")
     elif vf.away:
-        facts.append("in a pod")
+        facts.append("netdev elsewhere")
     if not facts:
         return Cell("free", Tone.GOOD)
     return Cell("; ".join(facts), Tone.BAD if vf.fault is not None else None)

@@ -104,7 +104,7 @@ def test_the_story_of_a_pf(host):
 PF ens1f0 (0000:3b:00.0): 8 of 64 VFs
   numVfs 8 by the entry at p:3:5
   VFs 0,3: in a/kernel by the selector at p:6:9
-  VF 1: in a/kernel by the selector at p:6:9, in a pod
+  VF 1: in a/kernel by the selector at p:6:9, netdev elsewhere
   VF 2: in a/kernel by the selector at p:6:9, not healthy: no driver is bound
   VFs 4-6: in a/dpdk by the selector at p:9:9, not healthy: bound to iavf, the pool wants vfio-pci
   VF 7: in no pool

@@ -1,8 +1,10 @@
 """Messages about links, encoded by pyroute2 as a kernel with real NICs sends them, decoded by us."""
 
 import errno
+import socket
 import struct
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -146,7 +148,7 @@ class TooMany:
 
 
 def test_vfs_that_do_not_fit_the_kernel_s_message_are_not_known():
-    links = Links(TooMany())
+    links = Links(cast("socket.socket", TooMany()))
     assert links.vf_settings(7) == {}
     with pytest.raises(HostError, match="Message too long"):
         links.find(7)

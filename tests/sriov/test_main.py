@@ -110,7 +110,7 @@ intel.com/sriov_dpdk  2    1
 
 PCI ADDRESS   PF      VF  RESOURCE, OR WHY NOT
 0000:3b:02.0  ens1f0  0   intel.com/sriov
-0000:3b:02.1  ens1f0  1   intel.com/sriov (in a pod)
+0000:3b:02.1  ens1f0  1   intel.com/sriov (netdev elsewhere)
 0000:3b:02.2  ens1f0  2   intel.com/sriov_dpdk
 0000:3b:02.3  ens1f0  3   intel.com/sriov_dpdk, not healthy: bound to igbvf, the pool wants vfio-pci
 """
@@ -182,7 +182,7 @@ def test_explain_the_node(run, pools):
 PF ens1f0 (0000:3b:00.0): 4 of 7 VFs
   numVfs 4 by the entry at pools.yaml:4:5
   VF 0: in intel.com/sriov by the selector at pools.yaml:8:14
-  VF 1: in intel.com/sriov by the selector at pools.yaml:8:14, in a pod
+  VF 1: in intel.com/sriov by the selector at pools.yaml:8:14, netdev elsewhere
   VF 2: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14
   VF 3: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14, not healthy: bound to igbvf,
     the pool wants vfio-pci
@@ -551,7 +551,7 @@ def test_interrupt_is_no_traceback(capsys):
         raise KeyboardInterrupt
 
     assert main(["discover"], discover=interrupt) == 1
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_networks_of_an_annotation(capsys):

@@ -217,7 +217,7 @@ PCI ADDRESS   PF      VF  DRIVER  NUMA  RESOURCE              STATE
                                                               network fast
 0000:3b:02.1  ens1f0  1   iavf    -     intel.com/sriov_dpdk  not healthy: bound to iavf, the pool
                                                               wants vfio-pci
-0000:3b:02.3  ens1f0  3   -       0     -                     in a pod
+0000:3b:02.3  ens1f0  3   -       0     -                     netdev elsewhere
 """
 
 
