@@ -45,6 +45,9 @@ _RESET_PATIENCE, _RESET_PAUSE = 1.0, 0.05
 _IN_RESET = (errno.EAGAIN, errno.EBUSY)
 _ETHERNET = 0x0200                    # class and subclass; an InfiniBand VF's netdev is another module's to make
 
+# A PF of another driver that has no netdev here has it in a pod, which VFs that are made would interrupt.
+_NO_NETDEV = ("pci-pf-stub",)
+
 Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
 
 
@@ -237,7 +240,7 @@ class Executor:
             # The kernel would wait in here for as long as a process has one of them open.
             raise Refused(f"a process has {', '.join(sorted(opened))} open",
                           hint="end the pods or the processes that use them")
-        if step.count and pf.link is None:
+        if step.count and pf.link is None and pf.driver not in _NO_NETDEV:
             raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
         try:
             self._sysfs.write_num_vfs(pf.address, step.count)

@@ -110,6 +110,9 @@ def _plan_itself(pf: PhysicalFunction, wish: PfState, guard: Guard, place: str, 
     else:
         steps = list(_plan_own(pf, wish, probes=probes))
         refused = list(guard.check_pf(pf, steps, named))
+    if not refused and wish.mtu is not None and pf.link is None:      # all else of it can be done
+        return steps, [Refusal(pf=pf.address, hint="bind the PF to its kernel driver, or leave mtu out", message=(
+            f"{name_wish(place, f'mtu {wish.mtu}', pf)}: it has no netdev on the host"))]
     if refused:      # what the PF's VFs need is not refused with it, nor what a run that died left
         steps = [*(_plan_up(pf) if probes else ()), *_plan_autoprobe(pf, wish)]
     return steps, refused

@@ -87,7 +87,7 @@ class Worker:
         pf = self._job.pf
         plan = self.plan(pf)
         self._familiar.add(self._executor.identify_vfs(pf))
-        if plan.steps:
+        if plan.steps or (Override.ADOPT in self._overrides and self._is_foreign(pf)):      # adopted for good
             self._note_before(pf, plan)
         refused: tuple[Refusal, ...] | None = None
         for _ in range(_ROUNDS):
