@@ -24,7 +24,7 @@ from sriov.host import routes
 from sriov.host.linkinfo import IFF_UP, decode_link, decode_vf_settings
 from sriov.host.nlattr import HEADER
 from sriov.host.nlsocket import NetlinkSocket
-from sriov.host.routes import Address, DefaultRoute
+from sriov.host.routes import Address, Route
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -34,6 +34,10 @@ _RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_GETNEXTHOP, _RTM_DELLINKPROP = 106, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
+_ETH_P_8021Q = 0x8100
+# struct ifla_vf_vlan_info, whose size the kernel checks (do_setvfinfo), ends with padding that pyroute2's has not.
+_VLAN_TAG = ifinfmsg.vflist.vfinfo.vf_vlist.ivvi
+_VLAN_TAG.fields = (("vf", "I"), ("vlan", "I"), ("qos", "I"), ("proto", ">H"), ("__pad", "2x"))
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
 _ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
@@ -140,8 +144,11 @@ class Links:
         attrs: list[tuple[str, dict[str, Any]]] = []
         if changes.mac is not None:
             attrs.append(("IFLA_VF_MAC", {"vf": vf, "mac": str(changes.mac)}))
-        if changes.vlan is not None:
+        if changes.vlan is not None and changes.vlan_proto in (None, _ETH_P_8021Q):
             attrs.append(("IFLA_VF_VLAN", {"vf": vf, "vlan": changes.vlan, "qos": changes.vlan_qos or 0}))
+        elif changes.vlan is not None:
+            tag = {"vf": vf, "vlan": changes.vlan, "qos": changes.vlan_qos or 0, "proto": changes.vlan_proto}
+            attrs.append(("IFLA_VF_VLAN_LIST", {"attrs": [("IFLA_VF_VLAN_INFO", tag)]}))
         if changes.min_tx_rate is not None or changes.max_tx_rate is not None:
             rates = {"min_tx_rate": changes.min_tx_rate or 0, "max_tx_rate": changes.max_tx_rate or 0}
             attrs.append(("IFLA_VF_RATE", {"vf": vf, **rates}))
@@ -187,15 +194,15 @@ class Links:
         found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
         return tuple(address for raw in found if (address := routes.decode_address(raw)))
 
-    def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
-        """The default routes of all tables and both IP versions, each with its links."""
-        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.is_default_route)
-        defaults = [routes.decode_default_route(raw) for raw in found]
-        if any(route.nexthop is not None for route in defaults):    # sysctl net.ipv4.nexthop_compat_mode=0
+    def dump_routes(self) -> tuple[Route, ...]:
+        """The routes of all tables and both IP versions, each with its links; not those that addresses bring."""
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.counts)
+        decoded = [routes.decode_route(raw) for raw in found]
+        if any(route.nexthop is not None for route in decoded):    # sysctl net.ipv4.nexthop_compat_mode=0
             nexthops = routes.decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
-            defaults = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
-                        for route in defaults]
-        return tuple(defaults)
+            decoded = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
+                       for route in decoded]
+        return tuple(decoded)
 
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:

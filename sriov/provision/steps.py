@@ -15,6 +15,8 @@ from sriov.pools.assignment import Driver
 
 NO_DRIVER = Driver("")
 
+_VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}      # by EtherType
+
 
 class Disturbs(IntEnum):
     """Who notices a step, from nobody to all: of a VF only what has it now, of a PF's VFs each.
@@ -146,13 +148,15 @@ class SetVfSettings:
         return Disturbs.NOTHING if self.vf.driver is None else Disturbs.VF
 
     def describe(self) -> str:
-        said = ", ".join(f"{field.name.replace('_', ' ')} {_say(value)}" for field in dataclasses.fields(VfSettings)
+        said = ", ".join(_say_setting(field.name, value) for field in dataclasses.fields(VfSettings)
                          if (value := getattr(self.settings, field.name)) is not None)
         return f"set {said} for VF {self.vf.address}"
 
     def undo(self) -> tuple[Step, ...]:
         changed = {field.name: getattr(self.before, field.name) for field in dataclasses.fields(VfSettings)
                    if getattr(self.settings, field.name) is not None}
+        if "vlan" in changed:      # with which a protocol that is not said becomes 802.1Q
+            changed["vlan_proto"] = self.before.vlan_proto
         back = VfSettings(**changed)
         if back == VfSettings():
             return ()
@@ -236,6 +240,12 @@ def _all_of(pf: PhysicalFunction) -> Disturbs:
 
 def _now(value: object) -> str:
     return "" if value is None else f" (now {value})"
+
+
+def _say_setting(name: str, value: object) -> str:
+    if name == "vlan_proto" and isinstance(value, int):
+        return f"vlan proto {_VLAN_PROTOCOLS.get(value, f'{value:#06x}')}"
+    return f"{name.replace('_', ' ')} {_say(value)}"
 
 
 def _say(value: object) -> str:

@@ -276,13 +276,15 @@ class Links(_Adapter):
         if self._node.in_reset:
             self._node.in_reset -= 1
             raise HostError(f"cannot {what}: VF still in reset", errno=errno.EAGAIN)
+        if "vlan" in given:      # IFLA_VF_VLAN, where no protocol is given, is 802.1Q (do_setvfinfo)
+            given.setdefault("vlan_proto", 0x8100)
         self._node.write("vf", (address, *given.items()), lambda: self._node.settings.__setitem__(
             address, replace(self._node.settings[address], **given)))
 
     def dump_addresses(self):
         return ()
 
-    def dump_default_routes(self):
+    def dump_routes(self):
         return ()
 
 
