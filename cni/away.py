@@ -46,7 +46,7 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
 
 def check_untied(host: Links, vf: Vf, link: Link) -> None:
     """Refuse a netdev that the node itself needs: its addresses, routes and bonds would be gone with it."""
-    ties = find_ties(host.dump(), host.dump_addresses(), host.dump_default_routes()).get(link.index)
+    ties = find_ties(host.dump(), host.dump_addresses(), host.dump_routes()).get(link.index)
     if ties is not None:
         raise Refused(f"{vf} is not for pods, the node itself needs {link.name}: {', '.join(ties)}",
                       hint="take that off it, or leave the VF out of the pools")

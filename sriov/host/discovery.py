@@ -9,7 +9,7 @@ from typing import Protocol
 from sriov.errors import HostError, SriovError
 from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
-from sriov.host.routes import Address, DefaultRoute
+from sriov.host.routes import Address, Route
 from sriov.host.sysfs import Sysfs
 from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link, PhysicalFunction
@@ -20,7 +20,7 @@ class RoutingTables(Protocol):
     """What `Links` dumps beside links."""
 
     def dump_addresses(self) -> tuple[Address, ...]: ...
-    def dump_default_routes(self) -> tuple[DefaultRoute, ...]: ...
+    def dump_routes(self) -> tuple[Route, ...]: ...
 
 
 class DevlinkFacts(Protocol):
@@ -59,7 +59,7 @@ def add_ties(host: Host, links: tuple[Link, ...], tables: RoutingTables) -> Host
     routes is not for anybody else to take.
     """
     try:
-        ties = find_ties(links, tables.dump_addresses(), tables.dump_default_routes())
+        ties = find_ties(links, tables.dump_addresses(), tables.dump_routes())
     except HostError as error:
         doubt = (f"may carry the node's addresses and routes: {error}",)
         host, ties = _with_unreadable(host, [str(error)]), {link.index: doubt for link in links}

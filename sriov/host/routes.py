@@ -1,4 +1,4 @@
-"""Addresses and default routes of a network namespace, decoded from routing netlink's messages.
+"""Addresses and routes of a network namespace, decoded from routing netlink's messages.
 
 Source: linux/if_addr.h, linux/nexthop.h; struct rtmsg and struct rtnexthop of linux/rtnetlink.h.
 """
@@ -15,7 +15,7 @@ from sriov.host.nlattr import HEADER, Attributes
 MAIN_TABLE = 254
 
 _AF_INET, _AF_INET6 = 2, 10
-_RTN_UNICAST, _RTM_F_CLONED = 1, 0x200
+_RTN_UNICAST, _RTM_F_CLONED, _RTPROT_KERNEL = 1, 0x200, 2
 _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -31,14 +31,16 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultRoute:
-    """A route to everywhere of one IP version, 4 or 6, over these links: several where it is multipath.
+class Route:
+    """A route of one IP version, 4 or 6, over these links: several where it is multipath.
 
-    `nexthop` is the id of the nexthop object that says over which links, where the route itself does not.
+    `prefix` is the length of what it leads to, 0 for everywhere. `nexthop` is the id of the nexthop object that
+    says over which links, where the route itself does not.
     """
 
     version: int
     links: tuple[int, ...]
+    prefix: int = 0
     table: int = MAIN_TABLE
     nexthop: int | None = None
 
@@ -55,21 +57,21 @@ def decode_address(raw: bytes) -> Address | None:
     return Address(index=index, address=ip_interface(f"{address}/{prefix}"))
 
 
-def is_default_route(raw: bytes) -> bool:
-    """Whether a message about a route is about one to everywhere that carries packets."""
-    family, to_bits, *_, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
-    return (family in (_AF_INET, _AF_INET6) and to_bits == 0 and kind == _RTN_UNICAST
+def counts(raw: bytes) -> bool:
+    """Whether a message is about a route that carries packets, and that the kernel has not from an address."""
+    family, _, _, _, _, protocol, _, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
+    return (family in (_AF_INET, _AF_INET6) and kind == _RTN_UNICAST and protocol != _RTPROT_KERNEL
             and not flags & _RTM_F_CLONED)
 
 
-def decode_default_route(raw: bytes) -> DefaultRoute:
-    """Of a message that `is_default_route`."""
-    family, _, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
+def decode_route(raw: bytes) -> Route:
+    """Of a message that `counts`."""
+    family, prefix, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
     found = Attributes(raw[HEADER.size + _ROUTE.size :])
     single = found.number(_RTA_OIF)
     links = (single,) if single is not None else tuple(_multipath(found.raw(_RTA_MULTIPATH) or b""))
-    return DefaultRoute(
-        version=4 if family == _AF_INET else 6, links=links, table=found.number(_RTA_TABLE) or table,
+    return Route(
+        version=4 if family == _AF_INET else 6, links=links, prefix=prefix, table=found.number(_RTA_TABLE) or table,
         nexthop=None if links else found.number(_RTA_NH_ID),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sriov.host.known import Known, recall, remember
-from sriov.host.routes import DefaultRoute
+from sriov.host.routes import Route
 from sriov.host.sysfs import Sysfs
 from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link
@@ -33,7 +33,7 @@ def run(runs: int = 20) -> list[Row]:
         tree = make_tree(folder, VFS)
         sysfs, links, old = Sysfs(tree.root), tree.links, tree.links_without_parent
         host = scan(tree)
-        ports, routes = bond(links), [DefaultRoute(version=4, links=(10_000,))]
+        ports, routes = bond(links), [Route(version=4, links=(10_000,))]
         known = remember(Known(boot_id="this"), host)
         every, one = "floor: the same files of 1,024 VFs", "floor: the same files of 128 VFs"
         return take_turns([

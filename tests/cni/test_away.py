@@ -13,7 +13,7 @@ from cni.kernel import Vf
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
 from sriov.host.netlink import Links
-from sriov.host.routes import Address, DefaultRoute
+from sriov.host.routes import Address, Route
 from sriov.model import Link
 from sriov.pci import MacAddress, PciAddress
 
@@ -30,7 +30,7 @@ def make_link(index: int, name: str, **changes: int | str) -> Link:
 class FakeLinks:
     links: tuple[Link, ...]
     addresses: tuple[Address, ...] = ()
-    routes: tuple[DefaultRoute, ...] = ()
+    routes: tuple[Route, ...] = ()
     error: HostError | None = None
 
     def dump(self) -> tuple[Link, ...]:
@@ -41,7 +41,7 @@ class FakeLinks:
             raise self.error
         return self.addresses
 
-    def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
+    def dump_routes(self) -> tuple[Route, ...]:
         return self.routes
 
 
@@ -63,10 +63,10 @@ def test_a_vf_that_nobody_else_needs() -> None:
 @pytest.mark.parametrize(("host", "words"), [
     (FakeLinks((PLAIN,), addresses=(Address(index=7, address=ip_interface("192.0.2.7/24")),)),
      "has address 192.0.2.7/24"),
-    (FakeLinks((PLAIN,), routes=(DefaultRoute(version=4, links=(7,)),)), "carries the default route"),
+    (FakeLinks((PLAIN,), routes=(Route(version=4, links=(7,)),)), "carries the default route"),
     (FakeLinks((make_link(7, "ens1v0", master=9), BOND)), "port of bond0 (bond)"),
     (FakeLinks((PLAIN, make_link(8, "ens1v0.5", lower=7, software="vlan")),
-               routes=(DefaultRoute(version=6, links=(8,)),)), "carries the IPv6 default route (via ens1v0.5)"),
+               routes=(Route(version=6, links=(8,)),)), "carries the IPv6 default route (via ens1v0.5)"),
 ])
 def test_what_the_node_itself_needs_stays(host: FakeLinks, words: str) -> None:
     with pytest.raises(Refused) as caught:

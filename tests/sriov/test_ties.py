@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sriov.errors import HostError
 from sriov.host.discovery import add_devlink, add_ties
-from sriov.host.routes import MAIN_TABLE, Address, DefaultRoute
+from sriov.host.routes import MAIN_TABLE, Address, Route
 from sriov.host.sysfs import Sysfs
 from sriov.host.ties import find_ties
 from sriov.model import Link
@@ -28,8 +28,8 @@ def address(index, text):
     return Address(index=index, address=ip_interface(text))
 
 
-def route(*links, version=4, table=MAIN_TABLE):
-    return DefaultRoute(version=version, links=links, table=table)
+def route(*links, version=4, table=MAIN_TABLE, prefix=0):
+    return Route(version=version, links=links, table=table, prefix=prefix)
 
 
 def bond(**fields):
@@ -48,6 +48,10 @@ def bond(**fields):
                  ("carries the default route", "carries the IPv6 default route"), id="two metrics say one thing"),
     pytest.param([link(NIC, "eth0")], [], [route(NIC, table=100)], ("carries the default route of table 100",),
                  id="policy routing"),
+    pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [], [route(NIC, NIC2, prefix=24), route(NIC2, prefix=8)],
+                 ("carries a route",), id="a route to somewhere"),
+    pytest.param([link(NIC, "eth0")], [], [route(NIC), *[route(NIC, prefix=24)] * 3],
+                 ("carries the default route", "carries 3 routes"), id="routes to somewhere"),
     pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [], [route(NIC2, NIC)], ("carries the default route",),
                  id="multipath"),
     pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [address(NIC2, "192.0.2.1/24")], [route(NIC2)], (),
@@ -121,7 +125,7 @@ class Tables:
     def dump_addresses(self):
         return self.addresses
 
-    def dump_default_routes(self):
+    def dump_routes(self):
         if self.error:
             raise self.error
         return self.routes
