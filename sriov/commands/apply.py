@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         output.warn(file.warnings)
     with hold_state(arguments.state_dir):
         ledger = open_ledger(arguments, output)
-        return show(_apply(file, arguments, node, ledger, output), output)
+        status = show(_apply(file, arguments, node, ledger, output), output)
+        # What a damaged record wanted to have back is not there.
+        return FAILED if file is None and ledger.damaged else status
 
 
 def _apply(file: PoolFile | None, arguments: argparse.Namespace, node: Node, ledger: Ledger,

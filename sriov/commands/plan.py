@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     plan = plan_jobs(Executor(sysfs), jobs, terms_of(arguments, node, ledger))
     fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
     symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
-    warnings = [*file.warnings, *(f"set aside a damaged record: {damaged}" for damaged in ledger.damaged),
+    warnings = [*file.warnings, *(f"damaged record: {damaged}" for damaged in ledger.damaged),
                 *_foresee(plan, symptoms)]
     output.warn(warnings)
 

@@ -52,6 +52,10 @@ class Worker:
             refused = self._work()
         except SriovError as error:
             self._fail(f"cannot make PF {self._job.pf.address} what it should be: {error}")
+        except Exception as error:      # a bug, or what no driver should say: other PFs have reports all the same
+            log.exception("PF %s", self._job.pf.address)
+            self._fail(f"cannot make PF {self._job.pf.address} what it should be: {error!r}",
+                       ("what it was in the middle of",))
         return Report(done=tuple(self._done), refused=refused, failed=tuple(self._failed))
 
     def plan(self, pf: PhysicalFunction) -> PfPlan:

@@ -105,6 +105,15 @@ def test_a_damaged_record_is_a_warning(vfpool, tmp_path):
     assert err.startswith(f"warning: damaged record: {tmp_path}/state/pfs/{A}.json: ")
 
 
+def test_a_damaged_record_is_a_state_that_did_not_come_back(vfpool, file, tmp_path):
+    (tmp_path / "state/pfs").mkdir(parents=True)
+    (tmp_path / "state/pfs" / f"{A}.json").write_text("{")
+    status, out, err = vfpool("apply", "--last-good")
+    assert (status, out) == (1, "nothing to do\n")
+    assert err.startswith(f"warning: damaged record: {tmp_path}/state/pfs/{A}.json: ")
+    assert vfpool("apply", file(2))[0] == 0
+
+
 def test_reset_of_what_is_as_it_was_forgets_it(vfpool, tree, tmp_path):
     ledger = Ledger.open(tmp_path / "state")
     (pf,) = Sysfs(tree.root).scan(()).pfs
@@ -175,7 +184,7 @@ def test_a_vf_that_the_kubelet_gave_to_a_pod_is_not_bound_anew(vfpool, on_vfio, 
     assert "bind VF" in vfpool("plan", wants_kernel, *adopting)[1]
     write_checkpoint(tmp_path / "kubelet", given("GPU-1", on_vfio))
     assert busy in " ".join(vfpool("plan", wants_kernel, *adopting)[1].split())
-    assert busy in " ".join(vfpool("apply", wants_kernel, *adopting)[1].split())
+    assert busy in " ".join(vfpool("apply", wants_kernel)[1].split())
 
 
 def test_a_vf_that_uio_has_may_be_open(vfpool, tree, tmp_path, wants_kernel):

@@ -174,6 +174,24 @@ class Holds:
         return held
 
 
+def test_a_bug_of_one_pf_hides_no_other_s_report(monkeypatch, caplog):
+    node = node_of(0, 0)
+    first, second = node.pfs
+
+    def fail(self, address, count, write=FakeNode.write_num_vfs):
+        if address == first:
+            raise ValueError("7 is not a valid LinkState")
+        write(self, address, count)
+
+    monkeypatch.setattr(FakeNode, "write_num_vfs", fail)
+    report = provision(node, PfState(num_vfs=2), PfState(num_vfs=2))
+    assert [(each.pf, each.what) for each in report.failed] == [
+        (first, f"cannot make PF {first} what it should be: ValueError('7 is not a valid LinkState')")]
+    assert report.failed[0].left == ("what it was in the middle of",)
+    assert node.pfs[second].num_vfs == 2
+    assert "Traceback" in caplog.text
+
+
 def test_a_vf_is_held_while_it_is_changed_and_no_other():
     node = node_of(2)
     first, second = (vf.address for vf in node.pfs[A].vfs)
