@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from sriov.commands.apply import open_ledger, show
+from sriov.commands.causes import find_causes
 from sriov.commands.invocation import Node
 from sriov.commands.plan import terms_of
 from sriov.commands.signals import finishing
+from sriov.diagnosis.causes import Wishes
 from sriov.host.sysfs import Sysfs
 from sriov.provision.apply import reset
 from sriov.provision.executor import Executor
@@ -21,4 +23,4 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         terms = terms_of(arguments, node, ledger)
         with finishing(output):
             report = reset(Executor(Sysfs(arguments.sysfs)), terms, ledger)
-        return show(report, output)
+        return show(report, output, find_causes(report, Wishes(), arguments, node))

@@ -159,7 +159,7 @@ def _of_vf(vf: VirtualFunction, symptoms: Symptoms, wanted: Driver | None, share
             yield found(problem, action)
     elif vf.driver is None:
         yield from _without_driver(vf, symptoms)
-    userspace = "vfio" in str(wanted) if named else vf.userspace
+    userspace = "vfio" in str(wanted if named else vf.driver)      # uio needs no IOMMU
     if userspace and vf.noiommu:
         yield found("vfio runs it without an IOMMU (noiommu mode): its user can read and write all memory",
                     "use it in tests only; else " + _turn_on_iommu(symptoms))

@@ -8,6 +8,7 @@ import pytest
 from cni.store import Store
 from sriov.__main__ import main
 from sriov.host.sysfs import Sysfs
+from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
 from sriov.provision.apply import Failure, Report
 from sriov.provision.guards import Override, Refusal
@@ -122,10 +123,38 @@ def test_reset_of_what_is_as_it_was_forgets_it(vfpool, tree, tmp_path):
     assert Ledger.open(tmp_path / "state").records == {}
 
 
+# Commands, and what does their work.
+DOING = [(["apply", "FILE"], "provision.worker.Worker.run"), (["reset"], "commands.reset.reset"),
+         (["apply", "--last-good"], "commands.apply.apply_last_good")]
+
+
+@pytest.mark.parametrize(("argv", "doing"), DOING)
+def test_a_failure_comes_with_what_stands_in_its_way(vfpool, file, tree, monkeypatch, argv, doing):
+    """Of each PF that failed, once for all of its VFs; nothing of others."""
+    for number, netdev in enumerate(("ens3f0", "ens4f0")):
+        tree.add(Pf(f"0000:{60 + number}:00.0", netdev, num_vfs=3, vf_driver="vfio-pci"))
+    failed = "0000:60:00.0"
+    report = Report(failed=(Failure(pf=PciAddress(failed), what="cannot bind VFs"),))
+    monkeypatch.setattr(f"sriov.{doing}", lambda *_: report)
+    status, out, err = vfpool(*[file(2) if word == "FILE" else word for word in argv], "-o", "json")
+    causes = json.loads(out)["causes"]
+    assert status == 1
+    assert err == "".join(f"warning: {cause}\n" for cause in causes)
+    assert [cause for cause in causes if "IOMMU" in cause] == [
+        (f"VF 0000:60:02.0 of PF ens3f0 ({failed}): it has no IOMMU group: the node has no IOMMU (hint: turn on "
+         "the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup; on Intel machines boot with intel_iommu=on)")]
+    assert not any("ens4f0" in cause for cause in causes)
+
+
+def test_a_failure_names_why_vfs_could_not_be_made(vfpool, file, tree, monkeypatch):
+    monkeypatch.setattr("sriov.provision.worker.Worker.run", lambda *_: Report(
+        failed=(Failure(pf=PciAddress(A), what="cannot make 9 VFs"),)))
+    err = vfpool("apply", file(9))[2]
+    assert f"warning: PF ens1f0 ({A}): 9 VFs are wanted, it can have 7 at most (sriov_totalvfs) (hint: ask" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("argv", "doing"), [
-    (["apply", "FILE"], "apply.run_jobs"), (["apply", "--last-good"], "apply.apply_last_good"),
-    (["reset"], "reset.reset")])
+@pytest.mark.parametrize(("argv", "doing"), DOING)
 def test_a_signal_waits_until_all_is_done_or_taken_back(vfpool, file, monkeypatch, argv, doing, number):
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
@@ -134,7 +163,7 @@ def test_a_signal_waits_until_all_is_done_or_taken_back(vfpool, file, monkeypatc
         signal.raise_signal(number)
         return REPORT
 
-    monkeypatch.setattr(f"sriov.commands.{doing}", work)
+    monkeypatch.setattr(f"sriov.{doing}", work)
     status, out, err = vfpool(*[file(2) if word == "FILE" else word for word in argv])
     assert (status, out) == (1, format_outcome(REPORT))
     assert err == f"warning: {number.name}: what was begun is finished or taken back first\n"
@@ -142,7 +171,7 @@ def test_a_signal_waits_until_all_is_done_or_taken_back(vfpool, file, monkeypatc
 
 
 def test_a_signal_before_anything_is_changed_ends_it(vfpool, file, monkeypatch):
-    monkeypatch.setattr("sriov.commands.apply.pool_file_jobs", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("sriov.commands.apply.terms_of", lambda *_: signal.raise_signal(signal.SIGINT))
     assert vfpool("apply", file(2)) == (1, "", "interrupted\n")
 
 
