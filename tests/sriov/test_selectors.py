@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sriov.errors import InputError
@@ -358,6 +358,7 @@ def test_what_covers_another_selects_all_that_it_does(one, other):
         assert {index for index in also if index in one.vfs} <= taken
 
 
+@settings(deadline=None)
 @given(st.lists(some_selectors, max_size=6), some_selectors)
 def test_none_that_covers_or_crosses_is_forgotten(selectors, later):
     earlier = Earlier()
