@@ -13,7 +13,7 @@ from sriov.diagnosis.causes import Wishes
 from sriov.errors import InputError
 from sriov.host.sysfs import Sysfs
 from sriov.pools.assignment import PoolFile
-from sriov.provision.apply import Report, apply_last_good, pool_file_jobs
+from sriov.provision.apply import Report, apply_last_good, find_abandoned, let_go_of_others, pool_file_jobs
 from sriov.provision.apply import run as run_jobs
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger, hold_state
@@ -44,8 +44,11 @@ def _apply(file: PoolFile | None, arguments: argparse.Namespace, node: Node, led
     if file is None:
         with finishing(output):
             return apply_last_good(executor, terms, ledger)
-    jobs = pool_file_jobs(node.discover(sysfs), file)
+    host = node.discover(sysfs)
+    jobs = pool_file_jobs(host, file)
+    output.warn(find_abandoned(host, file, ledger))
     with finishing(output):
+        let_go_of_others(host, file, ledger)
         return run_jobs(executor, jobs, terms)
 
 

@@ -34,6 +34,7 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
         _add_file(command, needed=command is not apply)
     apply.add_argument("--last-good", action="store_true",
                        help="in place of FILE: what this node last was when all was as wanted")
+    reset.add_argument("pf", nargs="*", metavar="PF", help="only these: netdev name or PCI address (default: all)")
     for command in (plan, apply, reset):
         command.add_argument("--force", action="append", default=[], choices=[str(each) for each in Override],
                              help="do what is refused otherwise: the override that the refusal names")

@@ -13,7 +13,7 @@ from sriov.diagnosis.symptoms import Symptoms
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from sriov.pools.override import Override
-from sriov.provision.apply import Terms, plan_jobs, pool_file_jobs
+from sriov.provision.apply import Terms, find_abandoned, plan_jobs, pool_file_jobs
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
 from sriov.provision.makers import read_claims
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
     symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
     warnings = [*file.warnings, *(f"damaged record: {damaged}" for damaged in ledger.damaged),
-                *_foresee(plan, symptoms)]
+                *find_abandoned(host, file, ledger), *_foresee(plan, symptoms)]
     output.warn(warnings)
 
     def text() -> str:

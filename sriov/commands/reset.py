@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         ledger = open_ledger(arguments, output)
         terms = terms_of(arguments, node, ledger)
         with finishing(output):
-            report = reset(Executor(Sysfs(arguments.sysfs)), terms, ledger)
+            report = reset(Executor(Sysfs(arguments.sysfs)), terms, ledger, arguments.pf)
         return show(report, output, find_causes(report, Wishes(), arguments, node))

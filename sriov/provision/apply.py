@@ -5,13 +5,13 @@ Each PF apart and at the same time: one that fails stops no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
 
 from sriov.diagnosis.causes import find_missing_capability
-from sriov.errors import SriovError
+from sriov.errors import InputError, SriovError
 from sriov.model import Host, PciFunction, PhysicalFunction
 from sriov.pools.assignment import PoolFile
 from sriov.provision.executor import Executor
@@ -24,8 +24,8 @@ from sriov.provision.terms import Failure, Job, Report, Terms, Wish, no_claims
 from sriov.provision.worker import Worker
 
 __all__ = [
-    "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "last_good_jobs",
-    "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run",
+    "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "find_abandoned",
+    "last_good_jobs", "let_go_of_others", "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run",
 ]
 
 
@@ -89,7 +89,29 @@ def always(state: PfState) -> Wish:
 
 def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms, host: Host | None = None) -> Report:
     """Make the host fit the file; `host` is how it is now, None: look."""
-    return run(executor, pool_file_jobs(executor.look() if host is None else host, pool_file), terms)
+    host = executor.look() if host is None else host
+    if terms.ledger is not None:
+        let_go_of_others(host, pool_file, terms.ledger)
+    return run(executor, pool_file_jobs(host, pool_file), terms)
+
+
+def let_go_of_others(host: Host, pool_file: PoolFile, ledger: Ledger) -> None:
+    """PFs that no entry matches stay as they are, but no boot brings their last good state back any more."""
+    for pf in _without_entry(host, pool_file):
+        ledger.let_go(pf)
+
+
+def find_abandoned(host: Host, pool_file: PoolFile, ledger: Ledger) -> Iterator[str]:
+    """A sentence for each PF that vfpool changed since the node booted and that the file does not speak of."""
+    for pf in _without_entry(host, pool_file):
+        if ledger.find_changed(pf) is not None:
+            name = pf.known_link.name if pf.known_link else pf.address
+            yield (f"{pf_name(pf)} is as vfpool made it, and no entry matches it (hint: vfpool reset {name} undoes "
+                   "that)")
+
+
+def _without_entry(host: Host, pool_file: PoolFile) -> Iterator[PhysicalFunction]:
+    return (pf for pf in host.pfs if find_entry(pf, pool_file.physical_functions) is None)
 
 
 def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
@@ -105,21 +127,34 @@ def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
     return replace(report, failed=(*report.failed, *missing))
 
 
-def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
+def reset(executor: Executor, terms: Terms, ledger: Ledger, names: Collection[str] = ()) -> Report:
     """Undo what vfpool did, and only that; the records of PFs that are as they were are gone then.
 
-    It removes VFs that it made, idle ones unasked: that is what it is for.
+    It removes VFs that it made, idle ones unasked: that is what it is for. `names`: netdev names or PCI addresses
+    of the only PFs to undo it on, none: all. Raises InputError for one that is no PF's.
     """
-    jobs = reset_jobs(executor, executor.look(), ledger)
+    host = executor.look()
+    chosen = {_find_named(host, name).address for name in names}
+    jobs = [job for job in reset_jobs(executor, host, ledger) if not names or job.pf.address in chosen]
     # No ledger: what is undone is not to be noted as wanted and reached. No claims: this gives way to them.
     free = replace(terms, ledger=None, read_claims=no_claims, overrides={*terms.overrides, Override.DISTURB_VFS})
     report = run(executor, jobs, free)
     unsettled = {*(each.pf for each in report.refused), *(each.pf for each in report.failed)}
     changed = {job.pf.address for job in jobs}
     for record in ledger.records.values():
-        if record.pf not in unsettled and (record.pf in changed or not ledger.is_current(record)):
+        if record.pf not in unsettled and (
+                record.pf in changed or ((not names or record.pf in chosen) and not ledger.is_current(record))):
             ledger.forget(record.pf)
     return report
+
+
+def _find_named(host: Host, name: str) -> PhysicalFunction:
+    for pf in host.pfs:
+        link = pf.known_link
+        if name in (pf.address, *((link.name, *link.altnames) if link else ())):
+            return pf
+    raise InputError(f"expected the name or PCI address of a PF of this node, got {name!r}",
+                     hint="vfpool discover lists them")
 
 
 def plan_jobs(executor: Executor, jobs: Sequence[Job], terms: Terms) -> Plan:

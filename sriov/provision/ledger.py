@@ -109,6 +109,11 @@ class Ledger:
             lasting = tuple(each for each in LASTING if each in set(overrides))
             self._write(replace(record, last_good=reached, overrides=lasting, unfinished=None))
 
+    def let_go(self, pf: PhysicalFunction) -> None:
+        """Note that nothing is wanted of the PF any more; what was changed of it can still be undone."""
+        if (record := self.find(pf)) is not None:
+            self._write(replace(record, last_good=None, overrides=()))
+
     def forget(self, pf: PciAddress) -> None:
         """It is as it was before; nothing to do where there is no record."""
         try:

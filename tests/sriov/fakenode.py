@@ -54,7 +54,8 @@ class FakeNode(Sysfs):
         self.settings = {vf.address: FRESH for pf in pfs for vf in pf.vfs}
         self.overrides: dict[PciAddress, str] = {}
         self.opened: set[PciAddress] = set()
-        self.made = 0                     # how often VFs were made
+        self.made = 0                     # how often VFs were made; what tells the last from others
+        self._identities: dict[PciAddress, int] = {}
         self.log: list[tuple[str, object]] = []
         self.fail_at: int | None = None
         self.die_at: int | None = None
@@ -103,7 +104,7 @@ class FakeNode(Sysfs):
         return address in self.opened
 
     def identify(self, address):
-        return self.made
+        return self._identities.get(address, 0)
 
     def allows_noiommu(self):
         return self.noiommu
@@ -182,6 +183,7 @@ class FakeNode(Sysfs):
         self.made += 1
         for vf in vfs:
             self.settings[vf.address] = FRESH
+            self._identities[vf.address] = self.made
             if pf.autoprobe:
                 self._bind(vf.address, "igbvf")
 

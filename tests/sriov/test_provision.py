@@ -12,11 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.errors import HostError, Refused
+from sriov.errors import HostError, InputError, Refused
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver
-from sriov.provision.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
+from sriov.pools.poolfile import parse_pool_file
+from sriov.provision.apply import (
+    Job,
+    Terms,
+    always,
+    apply_last_good,
+    apply_pool_file,
+    find_abandoned,
+    plan_jobs,
+    reset,
+    run,
+)
 from sriov.provision.guards import Override
 from sriov.provision.ledger import Ledger
 from sriov.provision.state import PfState, VfState
@@ -995,3 +1006,33 @@ def test_a_tag_of_a_provider_comes_back_as_it_was(tmp_path, wish):
     (failure,) = provision(node, PfState(num_vfs=2), terms=FORCED).failed
     assert failure.left == ()
     assert node.settings[vf] == replace(fakenode.FRESH, vlan=5, vlan_proto=AD)
+
+
+# ---- PFs that a file does not speak of any more -----------------------------------------------------------
+
+
+def pool_file(*numbers):
+    entries = "".join(f"  - {{match: {{name: ens{number}}}, numVfs: 2}}\n" for number in numbers)
+    return parse_pool_file(f"apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n"
+                           f"physicalFunctions:\n{entries}", "pools.yaml")
+
+
+def test_a_pf_that_left_the_file_is_told_of_and_comes_back_at_no_boot(tmp_path):
+    node = node_of(0, 0)
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FREE, ledger=ledger)
+    assert apply_pool_file(node.executor(), pool_file(1, 2), terms).problems == ()
+    assert list(find_abandoned(node.host(), pool_file(1, 2), ledger)) == []
+    after = node.state()
+    assert apply_pool_file(node.executor(), pool_file(1), terms).problems == ()
+    assert node.state() == after                                # nobody asked for its VFs to go
+    assert list(find_abandoned(node.host(), pool_file(1), Ledger(tmp_path, BOOT))) == [
+        f"PF ens2 ({B}) is as vfpool made it, and no entry matches it (hint: vfpool reset ens2 undoes that)"]
+    booted = node_of(0, 0)
+    assert apply_last_good(booted.executor(), FREE, Ledger(tmp_path, BOOT)).problems == ()
+    assert [pf.num_vfs for pf in booted.pfs.values()] == [2, 0]
+    assert reset(node.executor(), FREE, Ledger(tmp_path, BOOT), ["ens2"]).problems == ()
+    assert [pf.num_vfs for pf in node.pfs.values()] == [2, 0]
+    assert set(Ledger(tmp_path, BOOT).records) == {A}
+    with pytest.raises(InputError, match="got 'ens3'"):
+        reset(node.executor(), FREE, Ledger(tmp_path, BOOT), ["ens3"])
