@@ -247,6 +247,8 @@ class Executor:
         except HostError as error:
             if error.errno == errno.EBUSY and step.count and (others := self._sysfs.read_num_vfs(pf.address)):
                 raise Refused(f"somebody made {others} meanwhile", hint="let one of the two make them") from None
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):
+                error.hint = "bus numbers or addresses (MMIO) are short: vfpool explain says which, and what to do"
             raise
         made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
         # Before any driver probes them again, such as one that udev loads when it sees them.
@@ -307,7 +309,8 @@ class Executor:
         if bound is None and step.driver != Driver.KERNEL and vf.iommu_group is None:
             raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                             hint="enable the IOMMU in firmware and on the kernel's command line")
-        raise HostError(f"the kernel bound {bound or 'nothing'}")
+        raise HostError(f"the kernel bound {bound or 'nothing'}",
+                        hint="vfpool explain says what stands in the way; if nothing does, dmesg may")
 
     def _await_netdev(self, vf: PciAddress, driver: str) -> None:
         deadline = time.monotonic() + self._netdev_patience

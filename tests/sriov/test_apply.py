@@ -121,7 +121,8 @@ def test_twice_is_nothing_the_second_time(tree):
 @pytest.mark.parametrize(("iommu", "words"), [
     (False, ("vfio-pci did not take it, and it has no IOMMU group (hint: enable the IOMMU in firmware and on the "
              "kernel's command line)")),
-    (True, "the kernel bound nothing")])
+    (True, ("the kernel bound nothing (hint: vfpool explain says what stands in the way; if nothing does, dmesg "
+            "may)"))])
 def test_a_driver_that_does_not_take_it(tree, iommu, words):
     tree.add(Pf(A, None, num_vfs=2, iommu=iommu))
     tree.set_noiommu("Y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -1036,3 +1037,18 @@ def test_a_pf_that_left_the_file_is_told_of_and_comes_back_at_no_boot(tmp_path):
     assert set(Ledger(tmp_path, BOOT).records) == {A}
     with pytest.raises(InputError, match="got 'ens3'"):
         reset(node.executor(), FREE, Ledger(tmp_path, BOOT), ["ens3"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_vfs_that_there_is_no_room_for(number):
+    node = node_of(0)
+
+    def fail(pf, count):
+        raise HostError(f"cannot set {count} VFs", errno=number)
+
+    node.write_num_vfs = fail
+    before = node.state()
+    (problem,) = provision(node, PfState(num_vfs=2)).problems
+    assert problem == (f"cannot make 2 VFs on PF ens1 ({A}): cannot set 2 VFs: {errno.errorcode[number]} (hint: "
+                       "bus numbers or addresses (MMIO) are short: vfpool explain says which, and what to do)")
+    assert node.state() == before
