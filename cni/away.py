@@ -12,7 +12,6 @@ from cni.protocol import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
 from sriov.host.netlink import Links
-from sriov.host.ties import find_ties
 from sriov.model import Link, VfSettings, is_userspace
 
 
@@ -45,11 +44,11 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
 
 
 def check_untied(host: Links, vf: Vf, link: Link) -> None:
-    """Refuse a netdev that the node itself needs: its addresses, routes and bonds would be gone with it."""
-    ties = find_ties(host.dump(), host.dump_addresses(), host.dump_routes()).get(link.index)
-    if ties is not None:
-        raise Refused(f"{vf} is not for pods, the node itself needs {link.name}: {', '.join(ties)}",
-                      hint="take that off it, or leave the VF out of the pools")
+    """Refuse a port of a bond or bridge; what carries addresses or routes of the node is not offered at all."""
+    if link.master is not None:
+        master = host.find(link.master)
+        raise Refused(f"{vf} is not for pods: {link.name} is a port of {master.name if master else 'another link'}",
+                      hint=f"ip link set {link.name} nomaster, or leave the VF out of the pools")
 
 
 def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:

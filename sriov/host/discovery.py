@@ -59,11 +59,15 @@ def add_ties(host: Host, links: tuple[Link, ...], tables: RoutingTables) -> Host
     routes is not for anybody else to take.
     """
     try:
-        ties = find_ties(links, tables.dump_addresses(), tables.dump_routes())
+        addresses, routes = tables.dump_addresses(), tables.dump_routes()
     except HostError as error:
         doubt = (f"may carry the node's addresses and routes: {error}",)
-        host, ties = _with_unreadable(host, [str(error)]), {link.index: doubt for link in links}
-    return tie_functions(host, links, ties)
+        ties = {link.index: doubt for link in links}
+        return tie_functions(_with_unreadable(host, [str(error)]), links, ties, ties)
+    # A network manager asks DHCP servers and routers for addresses on whatever is up: nobody meant a VF by that.
+    meant = find_ties(links, [each for each in addresses if each.lasting],
+                      [each for each in routes if each.prefix == 0])
+    return tie_functions(host, links, find_ties(links, addresses, routes), meant)
 
 
 def add_devlink(host: Host, devlink: DevlinkFacts, packages: Packages | None = None) -> Host:

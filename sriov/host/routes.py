@@ -18,16 +18,17 @@ _AF_INET, _AF_INET6 = 2, 10
 _RTN_UNICAST, _RTM_F_CLONED, _RTPROT_KERNEL = 1, 0x200, 2
 _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_PERMANENT = 1, 2, 0x80
 _ROUTE, _ADDRESS, _NEXTHOP = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=HBBi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """An address of link `index`."""
+    """An address of link `index`; `lasting`: somebody gave it for good, no DHCP server or router for a while."""
 
     index: int
     address: IPv4Interface | IPv6Interface
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,14 @@ class Route:
 
 def decode_address(raw: bytes) -> Address | None:
     """None for an address that is neither IPv4 nor IPv6."""
-    family, prefix, _, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
+    family, prefix, flags, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
     found = Attributes(raw[HEADER.size + _ADDRESS.size :])
     # IFA_ADDRESS is the other end's of a point-to-point link.
     packed = found.raw(_IFA_LOCAL) or found.raw(_IFA_ADDRESS)
     if packed is None or family not in (_AF_INET, _AF_INET6):
         return None
     address = IPv4Address(packed) if family == _AF_INET else IPv6Address(packed)
-    return Address(index=index, address=ip_interface(f"{address}/{prefix}"))
+    return Address(index=index, address=ip_interface(f"{address}/{prefix}"), lasting=bool(flags & _IFA_F_PERMANENT))
 
 
 def counts(raw: bytes) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from sriov.host.routes import MAIN_TABLE, Address, Route
-from sriov.model import Host, Link, PciFunction
+from sriov.model import Host, Link, PciFunction, VirtualFunction
 from sriov.pci import PciAddress
 
 _Function = TypeVar("_Function", bound=PciFunction)
@@ -60,16 +60,21 @@ def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Itera
     return {index: ties for index, ties in found.items() if ties}
 
 
-def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[str, ...]]) -> Host:
-    """The host, each function with what ties any of its netdevs down; those of its VFs' representors aside."""
+def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[str, ...]],
+                  of_vfs: Mapping[int, tuple[str, ...]]) -> Host:
+    """The host, each function with what ties any of its netdevs down; those of its VFs' representors aside.
+
+    `of_vfs` are the ties that count of a VF.
+    """
     netdevs: dict[PciAddress, list[int]] = {}
     for link in links:
-        if link.pci is not None and link.index in ties and link.is_uplink:
+        if link.pci is not None and link.is_uplink:
             netdevs.setdefault(link.pci, []).append(link.index)
 
     def tie(function: _Function) -> _Function:
         indices = netdevs.get(function.address) or ([function.link.index] if function.link else [])
-        found = tuple(dict.fromkeys(tie for index in indices for tie in ties.get(index, ())))
+        counted = of_vfs if isinstance(function, VirtualFunction) else ties
+        found = tuple(dict.fromkeys(tie for index in indices for tie in counted.get(index, ())))
         return replace(function, ties=found) if found else function
 
     return host.map_functions(tie)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sriov.host.discovery import add_ties
 from sriov.host.known import Known, recall, remember
-from sriov.host.routes import Route
+from sriov.host.routes import Address, Route
 from sriov.host.sysfs import Sysfs
-from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link
 from sriov.pci import MacAddress, PciAddress
 from tests.bench.turns import Case, Row, show_rows, take_turns
@@ -33,7 +33,7 @@ def run(runs: int = 20) -> list[Row]:
         tree = make_tree(folder, VFS)
         sysfs, links, old = Sysfs(tree.root), tree.links, tree.links_without_parent
         host = scan(tree)
-        ports, routes = bond(links), [Route(version=4, links=(10_000,))]
+        ports = bond(links)
         known = remember(Known(boot_id="this"), host)
         every, one = "floor: the same files of 1,024 VFs", "floor: the same files of 128 VFs"
         return take_turns([
@@ -44,9 +44,19 @@ def run(runs: int = 20) -> list[Row]:
             Case(name="rescan of one PF, 128 VFs", floor=one, budget=20,
                  work=lambda: sysfs.scan_pf(FIRST, links)),
             Case(name="ties of 1,024 VFs in 8 bonds",
-                 work=lambda: tie_functions(host, ports, find_ties(ports, (), routes))),
+                 work=lambda: add_ties(host, tuple(ports), Tables())),
             Case(name="known facts of 256 VFs in pods", work=lambda: recall(host, remember(known, host))),
         ], runs)
+
+
+class Tables:
+    """A default route over the first bond."""
+
+    def dump_addresses(self) -> tuple[Address, ...]:
+        return ()
+
+    def dump_routes(self) -> tuple[Route, ...]:
+        return (Route(version=4, links=(10_000,)),)
 
 
 def make_tree(folder: str, vfs: int) -> Tree:

@@ -1,4 +1,4 @@
-"""A real VF that the node itself uses is offered to nobody, and no ADD takes it."""
+"""A real VF that the node itself uses is offered to nobody, and no ADD takes a port of a bridge."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_a_vf_that_the_node_uses_is_not_for_pods(
             if "vlan" in make:
                 ip("address", "add", "192.0.2.8/24", "dev", "v5")
             assert find_fault(vf) == f"the node itself needs it: {words}"
-            with netns() as pod, pytest.raises(CniFailed) as refused:
-                cni.add(config(vf.address), "c1", pod)
-            assert f"the node itself needs {netdev[0]}: {words}" in refused.value.msg
-            assert Sysfs().find_netdev(vf.address) == netdev
+            if "master" in make:
+                with netns() as pod, pytest.raises(CniFailed, match=f"{netdev[0]} is a port of br7"):
+                    cni.add(config(vf.address), "c1", pod)
+                assert Sysfs().find_netdev(vf.address) == netdev
         finally:
             ip(*undo.format(netdev[0]).split())
         assert find_fault(vf) is None

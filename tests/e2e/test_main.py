@@ -36,7 +36,7 @@ def play(_):
 main.keep_up = play
 sys.exit(main.main(["up"]))
 """
-WATCHING = "print('up', flush=True); main.watch(lambda: None)"
+WATCHING = "said = iter(['up']); main.watch(lambda: [print(word, flush=True) for word in said] and None or None)"
 BUILDING = "print('up', flush=True); time.sleep(1000)"
 
 

@@ -1,5 +1,6 @@
 """What ties a NIC down, in tables of links, addresses and routes; then joined with a synthetic host."""
 
+from dataclasses import replace
 from ipaddress import ip_interface
 
 import pytest
@@ -155,6 +156,17 @@ def test_ties_of_pfs_vfs_and_plain_nics(tree):
         ("has address 192.0.2.1/24",), (), (), ("carries the default route",), (), (),
         ("carries the IPv6 default route",)]
     assert host.unreadable == ()
+
+
+def test_what_nobody_gave_a_vf_for_good_does_not_tie_it(tree):
+    """A DHCP server's address, and a route to somewhere; a PF is tied by those all the same."""
+    tree.add(Pf(PF, "ens1f0", num_vfs=2))
+    names = ("ens1f0", "ens1f0v0", "ens1f0v1")
+    given = [replace(address(index_of(tree, name), f"192.0.2.{n}/24"), lasting=name == "ens1f0v1")
+             for n, name in enumerate(names)]
+    host = look(tree, Tables(given, [route(index_of(tree, name), prefix=16) for name in names[:2]]))
+    assert [function.ties for function in (*host.pfs, *host.vfs)] == [
+        ("carries a route", "has address 192.0.2.0/24"), (), ("has address 192.0.2.2/24",)]
 
 
 def test_a_representor_ties_its_pf_not(tree):
