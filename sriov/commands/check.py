@@ -24,18 +24,20 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
 
 def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, output: Output) -> int:
     from sriov.pools.advice import warn_of_entries, warn_of_pools
+    from sriov.pools.prospects import find_prospects
     from sriov.views.drawing import draw
     from sriov.views.report import format_assignment
 
     host = node.discover(Sysfs(arguments.sysfs))
     assignment = assign(host, file.pools)
+    prospects = find_prospects(file.pools, file.physical_functions, host, assignment)
     warnings = [*file.warnings, *warn_of_entries(file.physical_functions, host),
-                *warn_of_pools(file.pools, host, assignment)]
+                *warn_of_pools(file.pools, host, assignment, file.physical_functions)]
     output.warn(warnings)
     if arguments.svg is not None:
         write_file(arguments.svg, draw(host, assignment, show_owners(arguments, node, output)))
     output.show({**assignment_document(host, assignment), "warnings": warnings},
-                lambda: format_assignment(host, assignment, output.paint))
+                lambda: format_assignment(host, assignment, output.paint, prospects))
     return status_of(host)
 
 

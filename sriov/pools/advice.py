@@ -14,6 +14,7 @@ from sriov.pci import PciAddress
 from sriov.pools.assignment import Assignment, Driver, PfEntry, Pool, PoolFile
 from sriov.pools.overlap import Earlier, covers, crosses
 from sriov.pools.patterns import is_literal, matches, matches_any
+from sriov.pools.prospects import find_misnamed, find_prospects
 from sriov.pools.selectors import FunctionClass, Selector
 
 _DRIVERS = {"kernel": "kernel", "vfio-pci": "vfio-pci", "vfio": "vfio-pci"}
@@ -75,15 +76,22 @@ class Claim:
         return f"{self.pool.resource} at {self.selector.place}"
 
 
-def warn_of_pools(pools: Sequence[Pool], host: Host, assignment: Assignment) -> Iterator[str]:
-    """Pools and selectors that get no VF of this node, and why; pools that claim each other's VFs."""
+def warn_of_pools(pools: Sequence[Pool], host: Host, assignment: Assignment, entries: Sequence[PfEntry] = (),
+                  ) -> Iterator[str]:
+    """Pools and selectors that get no VF of this node, and why; pools that claim each other's VFs.
+
+    Not those whose VFs `entries` are still to make.
+    """
     owners: dict[PciAddress, Claim] = {}
+    prospects = find_prospects(pools, entries, host, assignment)
     for pool in pools:
         claims = _claims(pool, host)
         if assignment.members[pool.resource]:
             for claim in claims:
                 yield from _warn_of_claim(claim, owners)
-        else:
+        elif misnamed := list(find_misnamed(pool, host)):
+            yield from misnamed
+        elif pool.resource not in prospects:
             yield f"{pool.place}: {pool.resource} gets no VF: {_why_none(pool, claims, host, owners)}"
         for claim in claims:
             for address in claim.vfs:

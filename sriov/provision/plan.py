@@ -10,6 +10,7 @@ from sriov.diagnosis.causes import find_limit
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver, PfEntry, Pool
+from sriov.pools.prospects import imagine_vfs
 from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
 from sriov.provision.state import (
     ANY_VF,
@@ -146,10 +147,7 @@ def foresee(plan: PfPlan, wish: Callable[[PhysicalFunction], PfState], guard: Gu
     not known before: pools that go by those are left out."""
     count = max((step.count for step in plan.pf_steps if isinstance(step, MakeVfs)), default=0)
     pf = plan.pf
-    made = replace(pf, num_vfs=count, vfs=tuple(
-        VirtualFunction(address=pf.address, pf=pf.address, index=index, vendor=pf.vendor, device="", driver=None,
-                        numa_node=pf.numa_node, iommu_group=pf.iommu_group, link=None, pci_class=pf.pci_class)
-        for index in range(count)))
+    made = imagine_vfs(pf, count)
     wanted = wish(made).vfs
     bare: dict[Driver, list[VirtualFunction]] = {}
     for vf in made.vfs:

@@ -234,13 +234,13 @@ def test_a_vf_that_the_kubelet_gave_away_keeps_its_driver_until_its_pod_ends(
 def test_what_a_file_cannot_mean_for_this_node_is_said_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with site.running(entry(4) + pools(one="pf: ens1", none="pf: ens7")) as agent:
-            await until(lambda: "intel.com/none gets no VF: pf ens7 is not ens1" in caplog.text)
+            await until(lambda: "intel.com/none gets no VF: no PF of this node is named ens7" in caplog.text)
             before = agent.status().snapshot
             site.node.write_num_vfs(A, 0)                    # is mended: another try by the same file
             agent._inventory.rescan()
             await until(lambda: site.node.pfs[A].num_vfs == 4)
             site.write(entry(4) + pools(one="pf: ens1", none="pf: ens8"))
-            await until(lambda: "pf ens8 is not ens1" in caplog.text)
+            await until(lambda: "no PF of this node is named ens8" in caplog.text)
             await until(lambda: agent.status().snapshot > before)
 
     run(scenario)

@@ -8,6 +8,8 @@ from sriov.pci import PciAddress
 from sriov.pools.advice import warn_of_entries, warn_of_pools
 from sriov.pools.assignment import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
 from sriov.pools.poolfile import parse_pool_file
+from sriov.pools.prospects import find_prospects
+from sriov.views.report import format_assignment
 from tests.support.tree import Pf, Tree
 
 
@@ -47,10 +49,40 @@ def test_pools_against_the_host(tmp_path):
              Pool(resource="a/none", selectors=(Selector(pf=("eth0",), vfs=VfIndices.parse("3")),), place="p:8:5")]
     assert list(warn_of_pools(pools, host, assign(host, pools))) == [
         "p:6:5: a/late gets no VF: all that it selects belong to a/all at p:4:5, which comes first",
-        "p:8:5: a/none gets no VF: pf eth0 is not ens1f0",
+        "p:8:5: a/none gets no VF: no PF of this node is named eth0",
     ]
     assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [
         "p:4:5: a/all gets no VF: this node has none"]
+
+
+NAMED = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+physicalFunctions:
+  - match: {name: ens1f0}
+    numVfs: 7
+pools:
+  - resource: sriov
+    select: [{pf: %s, vfs: %s, device: 10ca}]
+"""
+
+
+@pytest.mark.parametrize(("pf", "indices", "warnings", "prospects"), [
+    ("ens1fO", "0-3", [("p:8:14: intel.com/sriov gets no VF: no PF of this node is named ens1fO, did you mean "
+                        "ens1f0?")], {}),
+    ("eno9", "0-3", ["p:8:14: intel.com/sriov gets no VF: no PF of this node is named eno9"], {}),
+    ("ens1f0", "0-3", [], {"intel.com/sriov": "none yet, the entry at p:4:5 makes 7"}),
+    ("ens*", "6", [], {"intel.com/sriov": "none yet, the entry at p:4:5 makes 7"}),
+    ("ens1f0", "7-9", ["p:7:5: intel.com/sriov gets no VF: this node has none"], {}),
+])
+def test_a_node_whose_vfs_are_still_to_be_made(tmp_path, pf, indices, warnings, prospects):
+    host = scan(tmp_path, Pf("0000:3b:00.0", "ens1f0"))
+    file = parse_pool_file(NAMED % (pf, indices), "p")
+    assignment = assign(host, file.pools)
+    assert list(warn_of_pools(file.pools, host, assignment, file.physical_functions)) == warnings
+    found = find_prospects(file.pools, file.physical_functions, host, assignment)
+    assert found == prospects
+    assert all(told in format_assignment(host, assignment, prospects=found) for told in prospects.values())
 
 
 def claims(*pools):

@@ -128,7 +128,7 @@ def test_check_warns_on_stderr(run, pools):
     assert status == 0
     assert err.splitlines() == [
         f"warning: {pools}:4:5: no PF of this node matches: name eth0 is not ens1f0",
-        f"warning: {pools}:7:5: intel.com/sriov gets no VF: pf eth0 is not ens1f0",
+        f"warning: {pools}:8:14: intel.com/sriov gets no VF: no PF of this node is named eth0",
     ]
     assert "no pool selects it; nearest is intel.com/sriov at" in out
 
