@@ -125,9 +125,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="the kubelet's folder (default: %(default)s)")
     parser.add_argument("--device-info-dir", type=_path, default=deviceinfo.DIRECTORY,
                         help="device-info files for Multus (default: %(default)s)")
-    parser.add_argument("--host-root", type=_path, default=Path("/"),
+    parser.add_argument("--host-root", type=_path, default=os.environ.get("VFPOOL_HOST_ROOT") or "/",
                         help="where the host's /etc, /run and /usr are, to read who else is to make VFs "
-                             "(default: %(default)s)")
+                             "(default: VFPOOL_HOST_ROOT of the environment, or else /)")
     parser.add_argument("--install-cni", type=_path, action="append", default=[], metavar="PATH",
                         help="put the CNI executable there, /opt/cni/bin/vfpool say; may be given again")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")

@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     description = "Pools of SR-IOV virtual functions on this node."
     parser: argparse.ArgumentParser = _Parser(prog="vfpool", description=description)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (*add_commands(commands), _add_networks(commands)):
+    host_root = os.environ.get("VFPOOL_HOST_ROOT") or "/"
+    for command in (*add_commands(commands, host_root), _add_networks(commands)):
         command.add_argument("-o", "--output", choices=FORMATS, default="table", help="default: table")
 
     completion = commands.add_parser("completion", help="print a script that completes vfpool's words in a shell")

@@ -15,8 +15,8 @@ from sriov.views.output import Output
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"    # what add_subparsers returns
 
 
-def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
-    """Add the commands, each with `run` of its module as its default."""
+def add_commands(commands: Commands, host_root: str) -> list[argparse.ArgumentParser]:
+    """Add the commands, each with `run` of its module as its default; `host_root` is that of `--host-root`."""
     discover = commands.add_parser("discover", help="list the PFs, VFs, other NICs and accelerators of this node")
     check = commands.add_parser("check", help="check a pool file, with --host against this node too")
     explain = commands.add_parser(
@@ -56,7 +56,12 @@ def add_commands(commands: Commands) -> list[argparse.ArgumentParser]:
     named = {"discover": discover, "check": check, "explain": explain, "plan": plan, "apply": apply, "reset": reset}
     for name, command in named.items():
         command.set_defaults(run=_run(name))
-        _add_other_roots(command)
+        command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
+    for command in (explain, plan, apply, reset):
+        command.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=argparse.SUPPRESS)
+        command.add_argument("--host-root", type=_parse_folder, default=host_root, metavar="DIR",
+                             help="where the host's /etc, /run and /usr are, to read who else is to make VFs "
+                                  "(default: VFPOOL_HOST_ROOT of the environment, or else /)")
     return [*named.values(), status]
 
 
@@ -75,7 +80,8 @@ def _add_file(command: argparse.ArgumentParser, *, needed: bool) -> None:
     command.add_argument("--node", metavar="NAME", help="read the file as the Kubernetes node of this name does")
 
 
-def _add_other_roots(command: argparse.ArgumentParser) -> None:
-    """For tests: another /sys, and another / to read /proc, /etc and /lib below."""
-    command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
-    command.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help=argparse.SUPPRESS)
+def _parse_folder(text: str) -> Path:
+    # Below one that is not there nobody would seem to make VFs.
+    if not text or not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"cannot use {text!r}: there is no such folder")
+    return Path(text)

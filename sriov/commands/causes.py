@@ -30,7 +30,7 @@ def _find(failed: Collection[PciAddress], wanted: PoolFile | Wishes, arguments: 
         host = node.discover(Sysfs(arguments.sysfs))
     except HostError:           # what failed says more
         return
-    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
+    symptoms = Examination(arguments.sysfs, arguments.host_root, arguments.proc).examine(host)
     wishes = wanted if isinstance(wanted, Wishes) else Wishes.of(wanted, host)
     findings = diagnose(host, symptoms, wishes)
     for pf in host.pfs:

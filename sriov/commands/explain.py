@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     address = None if arguments.address is None else PciAddress.parse(arguments.address)
     file = load_file(arguments)
     host = node.discover(Sysfs(arguments.sysfs))
-    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
+    symptoms = Examination(arguments.sysfs, arguments.host_root, arguments.proc).examine(host)
     host = replace(host, unreadable=tuple(sorted({*host.unreadable, *symptoms.unreadable})))
     findings = by_device(diagnose(host, symptoms, Wishes.of(file, host)))
     output.warn(file.warnings)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     jobs = pool_file_jobs(host, file)
     plan = plan_jobs(Executor(sysfs), jobs, terms_of(arguments, node, ledger))
     fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
-    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
+    symptoms = Examination(arguments.sysfs, arguments.host_root, arguments.proc).examine(host)
     warnings = [*file.warnings, *(f"damaged record: {damaged}" for damaged in ledger.damaged),
                 *find_abandoned(host, file, ledger), *_foresee(plan, symptoms)]
     output.warn(warnings)
@@ -55,7 +55,7 @@ def terms_of(arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Terms
     def in_use(vf: VirtualFunction) -> bool:
         return vf.away or vf.maybe_open or vf.address in owners or has_given(vf)
 
-    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root),
+    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.host_root),
                  overrides={Override(each) for each in arguments.force})
 
 

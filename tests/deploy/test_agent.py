@@ -10,6 +10,7 @@ import yaml
 from cni.wire import SOCKET_PATH
 from deviceplugin.__main__ import _parse_args
 from deviceplugin.kubeletdir import KUBELET, Way
+from sriov.__main__ import _parser
 from sriov.host.sysfs import Sysfs
 from sriov.host.udev import Udev
 from sriov.provision.makers import FOLDERS
@@ -21,6 +22,7 @@ CONTAINER = POD["containers"][0]
 MOUNTS = {mount["name"]: mount for mount in CONTAINER["volumeMounts"]}
 VOLUMES = {volume["name"]: volume for volume in POD["volumes"]}
 HOST_PATHS = {name: volume["hostPath"]["path"] for name, volume in VOLUMES.items() if "hostPath" in volume}
+ENV = {each["name"]: each for each in CONTAINER["env"]}
 ARGS = _parse_args([*CONTAINER["args"]])
 
 
@@ -51,8 +53,11 @@ def test_a_host_path_has_the_same_name_inside():
 
 
 def test_who_else_makes_vfs_is_seen():
-    """All of it but /etc/sysconfig: to make that on a host that is not of Red Hat's kind would say it is."""
-    root = str(ARGS.host_root)
+    """And modprobe's configuration.
+
+    All of it but /etc/sysconfig: to make that on a host that is not of Red Hat's kind would say it is.
+    """
+    root = ENV["VFPOOL_HOST_ROOT"]["value"]
     assert root != "/"
     assert {MOUNTS[name]["mountPath"] for name in SEEN} == {f"{root}{path}" for path in SEEN.values()}
     assert all(MOUNTS[name]["readOnly"] for name in SEEN)
@@ -144,8 +149,18 @@ def test_it_runs_on_every_node_and_never_twice():
         "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
 
 
+def test_agent_and_commands_in_its_container_read_the_same_host(monkeypatch, tmp_path):
+    """`kubectl exec` has the container's environment, and none of the agent's arguments."""
+    assert ENV.keys() == {"NODE_NAME", "VFPOOL_HOST_ROOT"}
+    assert ENV["VFPOOL_HOST_ROOT"]["value"] == "/host"
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", str(tmp_path))
+    assert _parse_args([*CONTAINER["args"]]).host_root == tmp_path
+    for words in (["plan", "f"], ["apply", "f"], ["reset"], ["explain", "f"]):
+        assert _parser().parse_args(words).host_root == tmp_path
+
+
 def test_it_knows_its_node_s_name(monkeypatch):
-    name, = CONTAINER["env"]
+    name = ENV["NODE_NAME"]
     assert name["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
     monkeypatch.setenv(name["name"], "worker-7")
     assert _parse_args([*CONTAINER["args"]]).node_name == "worker-7"

@@ -38,8 +38,11 @@ def tree(tmp_path):
 def vfpool(tree, tmp_path, capsys):
     """Run a command; status, stdout, stderr."""
     def call(*argv):
-        options = ["--sysfs", tree.root, "--root", tmp_path / "root", "--state-dir", tmp_path / "state",
-                   *(["--kubelet-dir", tmp_path / "kubelet"] if argv[0] not in ("discover", "check") else [])]
+        root = tmp_path / "root"
+        root.mkdir(exist_ok=True)
+        options = ["--sysfs", tree.root, "--state-dir", tmp_path / "state",
+                   *(["--kubelet-dir", tmp_path / "kubelet", "--host-root", root, "--proc", root / "proc"]
+                     if argv[0] not in ("discover", "check") else [])]
         status = main([*map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         captured = capsys.readouterr()
         return status, captured.out, captured.err

@@ -57,7 +57,10 @@ def pools(tmp_path, monkeypatch):
 def run(tree, tmp_path, capsys):
     """Run a command about the node; its state folder and its / hold nothing."""
     def run(command, *argv):
-        options = ["--sysfs", tree.root, "--root", tmp_path / "root"]
+        root = tmp_path / "root"
+        root.mkdir(exist_ok=True)
+        options = ["--sysfs", tree.root]
+        options += [] if command in ("discover", "check") else ["--host-root", root, "--proc", root / "proc"]
         options += ["--state-dir", tmp_path / "state"] if command != "explain" else []
         options += ["--kubelet-dir", tmp_path / "kubelet"] if command in ("plan", "apply", "reset") else []
         status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
@@ -281,7 +284,8 @@ def test_the_readme_shows_what_explain_says(tmp_path, monkeypatch, capsys):
     (tmp_path / "proc/cmdline").write_text("iommu=off\n")
     (tmp_path / "pools.yaml").write_text(README_FILE.replace("vfs: 4-7", "vfs: 4-6"))
     monkeypatch.chdir(tmp_path)
-    argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--root", str(tmp_path)]
+    argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--host-root", str(tmp_path),
+            "--proc", str(tmp_path / "proc")]
     assert main(argv, discover=lambda sysfs: sysfs.scan(links)) == 0
     assert textwrap.indent(capsys.readouterr().out, "    ") == shown + "\n"
 
@@ -321,6 +325,34 @@ def test_plan_asks_who_else_makes_vfs(run, tree, pools, tmp_path):
     (pf,) = json.loads(out)["physicalFunctions"]
     assert (status, pf["steps"]) == (1, [])
     assert [refusal["override"] for refusal in pf["refused"]] == ["claimed"]
+
+
+def test_claims_are_read_where_the_environment_says(tree, pools, tmp_path, monkeypatch, capsys):
+    """As in the agent's pod, where the host's files are below a folder, and no command is told so."""
+    tree.add(Pf("0000:5e:00.0", "ens2f0"))
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens2f0}"))
+    netplan = tmp_path / "host/etc/netplan/90.yaml"
+    netplan.parent.mkdir(parents=True)
+    netplan.write_text("network: {ethernets: {ens2f0: {virtual-function-count: 2}}}\n")
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", str(tmp_path / "host"))
+    argv = ["plan", "pools.yaml", "--sysfs", str(tree.root), "--proc", str(tmp_path / "proc"),
+            "--state-dir", str(tmp_path / "state"), "--kubelet-dir", str(tmp_path / "kubelet")]
+    assert main(argv, discover=lambda sysfs: sysfs.scan(tree.links)) == 1
+    assert "/etc/netplan/90.yaml" in " ".join(capsys.readouterr().out.split())
+    assert main([*argv, "--host-root", str(tmp_path)], discover=lambda sysfs: sysfs.scan(tree.links)) == 0
+    assert "make 4 VFs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plan", "apply", "explain", "reset"])
+def test_a_host_that_is_not_there_has_no_claims_to_be_read(command, tmp_path, capsys, monkeypatch):
+    missing = str(tmp_path / "none")
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", missing)
+    for argv in ([], ["--host-root", ""]):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "pools.yaml", *argv])
+        err = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert f"--host-root: cannot use {(argv or [missing])[-1]!r}: there is no such folder" in err
 
 
 def test_plan_warns_of_what_the_kernel_would_refuse(run, tree, pools):
