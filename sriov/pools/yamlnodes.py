@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from sriov.errors import InputError
-from sriov.pools.documents import DocumentErrors, Problem, locate, suggest
+from sriov.pools.documents import DocumentErrors, Problem, find_near, locate, suggest
 from sriov.pools.yamlsyntax import NO_ALIASES, NO_MERGES, NO_TAGS, reword
 
 T = TypeVar("T")
@@ -126,6 +126,8 @@ class Cursor:
             self.note(f"expected a mapping with {', '.join(allowed)}, got {_describe(self._node)}")
             return self
         keys: dict[str, Cursor] = {}
+        stray: dict[str, list[str]] = {}
+        last = ""
         for key_node, value in self._node.value:
             key = Cursor(key_node, self.path, self._problems)
             name = key_node.value
@@ -135,17 +137,54 @@ class Cursor:
                 key.note(f"key {name!r} is here twice, first at {keys[name].place}")
             elif name == "<<":
                 key.note(NO_MERGES)
-            elif name not in allowed:
-                instead = f", did you mean {elsewhere[name]!r}?" if name in elsewhere else suggest(name, allowed)
-                key.note(f"unknown key {name!r}{instead}")
-            else:
+            elif name in allowed:
                 keys[name] = key
-                path = f"{self.path}.{name}" if self.path else name
-                self._fields[name] = Cursor(value, path, self._problems)
+                last = name
+                self._open(name, value)
+            elif self._is_stray(last, value):
+                stray.setdefault(last, [self._fields[last]._node.value]).append(name)
+            elif name in elsewhere:
+                key.note(f"unknown key {name!r}, did you mean {elsewhere[name]!r}?")
+            else:
+                key.note(f"unknown key {name!r}{suggest(name, allowed)}")
+                self._open_near(name, value, allowed)
+        for name, parts in stray.items():
+            self._fields[name].note(f"a ',' ends a value within braces: write {name}: [{', '.join(parts)}]")
         for name in required:
             if name not in self._fields:
                 self.note(f"key {name!r} is missing")
         return self
+
+    def _open(self, name: str, value: yaml.Node) -> None:
+        path = f"{self.path}.{name}" if self.path else name
+        self._fields[name] = Cursor(value, path, self._problems)
+
+    def _open_near(self, name: str, value: yaml.Node, allowed: Sequence[str]) -> None:
+        """Go on below a mistyped key as if it were right, so that what is wrong there is found too."""
+        near = find_near(name, allowed, cutoff=0.8)
+        if near is not None and all(near != key.value for key, _ in self._node.value):
+            self._open(near, value)
+
+    def _is_stray(self, last: str, value: yaml.Node) -> bool:
+        """Whether a key without a value is a part of the value before: `{vfs: 0,1}` has the keys `vfs` and `1`."""
+        in_braces = isinstance(self._node, yaml.MappingNode) and bool(self._node.flow_style)
+        return (in_braces and last != "" and isinstance(self._fields[last]._node, yaml.ScalarNode)
+                and value.tag == _NULL and not value.value)
+
+    def peek(self) -> Mapping[str, Cursor]:
+        """The members of a mapping whatever they are called, nothing noted; none where it is no mapping."""
+        members = self._node.value if isinstance(self._node, yaml.MappingNode) else ()
+        return {key.value: Cursor(value, key.value, self._problems) for key, value in members
+                if isinstance(key.value, str)}
+
+    @property
+    def text(self) -> str | None:
+        """As it is written; None where it is no scalar."""
+        return self._node.value if isinstance(self._node, yaml.ScalarNode) else None
+
+    @property
+    def line(self) -> int:
+        return int(self._node.start_mark.line) + 1
 
     def __contains__(self, key: str) -> bool:
         return key in self._fields
