@@ -5,31 +5,29 @@ Each is a sentence that begins with its place; where two things of the file meet
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sriov.model import Host
 from sriov.pci import PciAddress
-from sriov.pools.assignment import Assignment, Driver, PfEntry, Pool, PoolFile
+from sriov.pools.assignment import Assignment, Driver, PfEntry, Pool, PoolFile, variable_name
+from sriov.pools.drivernames import warn_of_driver_name
 from sriov.pools.overlap import Earlier, covers, crosses
 from sriov.pools.patterns import is_literal, matches, matches_any
 from sriov.pools.prospects import find_misnamed, find_prospects
 from sriov.pools.selectors import FunctionClass, Selector
-
-_DRIVERS = {"kernel": "kernel", "vfio-pci": "vfio-pci", "vfio": "vfio-pci"}
-_NO_TYPOS = ("virtio-pci",)           # near them, and a driver all the same
 
 
 def warn_of_file(file: PoolFile) -> Iterator[str]:
     """What needs no node to be seen: entries and selectors that can never be used, and those that collide."""
     yield from _warn_of_dead_entries(file.physical_functions)
     yield from _warn_of_dead_selectors(file.pools)
+    yield from _warn_of_variables(file.pools)
     for entry in file.physical_functions:
         yield from _warn_of_macs(entry)
     makers = _makers(file.physical_functions)
     for pool in file.pools:
-        yield from _warn_of_typo(pool)
+        yield from warn_of_driver_name(pool)
         yield from _warn_of_mtu(pool, makers)
         for selector in pool.selectors:
             yield from _warn_of_driver(pool, selector)
@@ -197,14 +195,14 @@ def _warn_of_earlier(pool: Pool, selector: Selector, earlier: Sequence[tuple[Poo
                    f"selector: they belong to {other.resource} at {first.place}, which comes first")
 
 
-def _warn_of_typo(pool: Pool) -> Iterator[str]:
-    """A driver that is nearly one of the two that nearly every pool wants. Others have names that nobody lists."""
-    if pool.driver is None or pool.driver in (*_DRIVERS.values(), *_NO_TYPOS):
-        return
-    close = difflib.get_close_matches(pool.driver.lower(), _DRIVERS, n=1, cutoff=0.75)
-    if close:
-        yield (f"{pool.driver_place or pool.place}: {pool.resource} wants the driver {str(pool.driver)!r}, did you "
-               f"mean {_DRIVERS[close[0]]!r}?")
+def _warn_of_variables(pools: Sequence[Pool]) -> Iterator[str]:
+    """Resources by whose environment variables a pod could not tell its VFs apart."""
+    earlier: dict[str, Pool] = {}
+    for pool in pools:
+        first = earlier.setdefault(variable_name(pool.resource), pool)
+        if first.resource != pool.resource:
+            yield (f"{pool.place}: {pool.resource} and {first.resource} at {first.place} have one environment "
+                   f"variable in pods, {variable_name(pool.resource)}: a pod with both sees VFs of one only")
 
 
 def _warn_of_driver(pool: Pool, selector: Selector) -> Iterator[str]:

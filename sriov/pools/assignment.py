@@ -13,7 +13,7 @@ from sriov.pools.selectors import PfMatch, Selector
 
 __all__ = [
     "MAX_VFS", "Assignment", "Driver", "Member", "PfEntry", "PfMatch", "Pool", "PoolFile", "Selector", "VfIndices",
-    "assign", "find_pool", "for_node",
+    "assign", "find_pool", "for_node", "variable_name",
 ]
 
 
@@ -178,6 +178,13 @@ def _explain(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -
     if not failed and (exclusion := pool.find_exclusion(pf, vf)) is not None:
         return f"no pool selects it; {_at(pool.resource, selector)} would, but for {_at('its exclude', exclusion)}"
     return f"no pool selects it; nearest is {_at(pool.resource, selector)}: {', '.join(failed)}"
+
+
+def variable_name(resource: str) -> str:
+    """`PCIDEVICE_INTEL_COM_SRIOV` of `intel.com/sriov`: what a pod finds its VFs by. Hyphens stay: workloads look
+    for this name."""
+    prefix, _, name = resource.partition("/")
+    return f"PCIDEVICE_{prefix}_{name}".replace(".", "_").upper()
 
 
 def _at(what: str, selector: Selector) -> str:

@@ -148,6 +148,7 @@ def warnings_of_driver(driver):
     ("kernal", "kernel"), ("Kernel", "kernel"), ("kern", "kernel"),
     ("vfio_pci", "vfio-pci"), ("vfiopci", "vfio-pci"), ("vfio", "vfio-pci"),
     ("VFIO-PCI", "vfio-pci"), ("vifo-pci", "vfio-pci"),
+    ("netdevice", "kernel"), ("netDevice", "kernel"), ("iavff", "iavf"), ("mlx5-core", "mlx5_core"),
 ])
 def test_a_driver_that_is_nearly_a_known_one(driver, meant):
     assert warnings_of_driver(driver) == (
@@ -160,6 +161,20 @@ def test_a_driver_that_is_nearly_a_known_one(driver, meant):
 ])
 def test_a_driver_of_any_other_name_is_meant(driver):
     assert warnings_of_driver(driver) == ()
+
+
+def test_no_driver_is_no_driver_of_that_name():
+    (warning,) = warnings_of_driver("none")
+    assert warning == ("pools.yaml:6:13: intel.com/sriov wants the driver 'none': leave the key out for VFs that "
+                       "are to stay as they are")
+
+
+def test_resources_that_pods_cannot_tell_apart():
+    names = ("sriov", "SRIOV", "sri-ov", "sri_ov")
+    pools = "".join(f"  - {{resource: {name}, select: [{{pf: ens{n}}}]}}\n" for n, name in enumerate(names))
+    assert parse_pool_file("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n" + pools, "p").warnings == (
+        ("p:5:5: intel.com/SRIOV and intel.com/sriov at p:4:5 have one environment variable in pods, "
+         "PCIDEVICE_INTEL_COM_SRIOV: a pod with both sees VFs of one only"),)
 
 
 # ---- what is no VF ----------------------------------------------------------------------------------------
