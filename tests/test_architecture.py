@@ -30,7 +30,8 @@ PURE = (
     *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "routes", "ties", "known")),
     *(f"sriov.pools.{name}" for name in (
         "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
-        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "prospects", "override", "yamlsyntax")),
+        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "prospects", "override", "yamlsyntax",
+        "drivernames")),
     *(f"sriov.diagnosis.{name}" for name in ("causes", "modprobe", "symptoms")),
     *(f"sriov.provision.{name}" for name in ("plan", "steps", "state", "guards", "ownership", "claims")),
     *(f"sriov.views.{name}" for name in (
