@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cni.attach import Attachments
@@ -33,6 +32,7 @@ from deviceplugin.nodestatus import now
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.service import ServiceConfig
+from sriov.arguments import add_version, parse_path, parse_socket, read_version
 from sriov.errors import InputError, SriovError
 from sriov.host.discovery import discover
 from sriov.host.knownfile import KnownFile
@@ -46,7 +46,6 @@ from sriov.status import SOCKET_PATH as STATUS_PATH
 log = logging.getLogger("vfpool-agent")
 
 SWITCH_INTERVAL = 0.0005   # seconds; a CNI call must not wait 5 ms for a scan's turn after each system call
-MAX_SOCKET_PATH = 107      # bytes: sun_path of linux/un.h, less the NUL
 
 
 def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = log.debug) -> int:
@@ -84,15 +83,8 @@ def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = lo
 
 async def _run(args: argparse.Namespace, source: PoolSource, node: Node) -> None:
     config = ServiceConfig(kubelet=KubeletDirectory(root=args.kubelet_dir), device_info=args.device_info_dir)
-    process = Process(version=_version(), started=now())
+    process = Process(version=read_version(), started=now())
     await Agent(process, node, source, config).run(args.status_socket)
-
-
-def _version() -> str:
-    try:
-        return version("vfpool")
-    except PackageNotFoundError:      # run from its sources
-        return "unknown"
 
 
 def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: Attachments) -> Node:
@@ -110,43 +102,29 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vfpool-agent", description=__doc__)
-    parser.add_argument("--pool-file", type=_path, default=Path("/etc/vfpool/pools.yaml"),
+    add_version(parser)
+    parser.add_argument("--pool-file", type=parse_path, default=Path("/etc/vfpool/pools.yaml"),
                         help="the pools of this node; followed when it changes (default: %(default)s)")
     parser.add_argument("--node-name", type=_name, default=os.environ.get("NODE_NAME") or socket.gethostname(),
                         help="the node's in Kubernetes, which pool files may speak of (default: NODE_NAME of the "
                              "environment, or else the host's name)")
-    parser.add_argument("--state-dir", type=_path, default=Path("/var/lib/vfpool"),
+    parser.add_argument("--state-dir", type=parse_path, default=Path("/var/lib/vfpool"),
                         help="records of VFs in pods; must survive a restart (default: %(default)s)")
-    parser.add_argument("--socket", type=_socket, default=Path(SOCKET_PATH),
+    parser.add_argument("--socket", type=parse_socket, default=Path(SOCKET_PATH),
                         help="where the CNI executable finds the agent (default: %(default)s)")
-    parser.add_argument("--status-socket", type=_socket, default=Path(STATUS_PATH),
+    parser.add_argument("--status-socket", type=parse_socket, default=Path(STATUS_PATH),
                         help="where `vfpool status` asks (default: %(default)s)")
-    parser.add_argument("--kubelet-dir", type=_path, default=Path("/var/lib/kubelet"),
+    parser.add_argument("--kubelet-dir", type=parse_path, default=Path("/var/lib/kubelet"),
                         help="the kubelet's folder (default: %(default)s)")
-    parser.add_argument("--device-info-dir", type=_path, default=deviceinfo.DIRECTORY,
+    parser.add_argument("--device-info-dir", type=parse_path, default=deviceinfo.DIRECTORY,
                         help="device-info files for Multus (default: %(default)s)")
-    parser.add_argument("--host-root", type=_path, default=os.environ.get("VFPOOL_HOST_ROOT") or "/",
+    parser.add_argument("--host-root", type=parse_path, default=os.environ.get("VFPOOL_HOST_ROOT") or "/",
                         help="where the host's /etc, /run and /usr are, to read who else is to make VFs "
                              "(default: VFPOOL_HOST_ROOT of the environment, or else /)")
-    parser.add_argument("--install-cni", type=_path, action="append", default=[], metavar="PATH",
+    parser.add_argument("--install-cni", type=parse_path, action="append", default=[], metavar="PATH",
                         help="put the CNI executable there, /opt/cni/bin/vfpool say; may be given again")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser.parse_args(argv)
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
-    return Path(text)
-
-
-def _socket(text: str) -> Path:
-    path = _path(text)
-    size = len(os.fsencode(path))
-    if size > MAX_SOCKET_PATH:
-        raise argparse.ArgumentTypeError(
-            f"expected a path of at most {MAX_SOCKET_PATH} bytes, a unix socket has no longer one; got {size}")
-    return path
 
 
 def _name(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
 import sys
@@ -14,8 +15,9 @@ from typing import Any, TextIO
 from cni.annotation import NETWORKS, AnnotationError, NetworkRef, parse_networks
 from cni.fields import show
 from cni.grammar import parse_namespace
+from sriov.arguments import add_version
 from sriov.commands.arguments import Commands, add_commands
-from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, HasVf, Node, Owners
+from sriov.commands.invocation import DONE, FAILED, WRONG_INPUT, Discover, HasVf, Node, Owners, read_stdin
 from sriov.durable import list_records
 from sriov.errors import HostError, InputError, SriovError
 from sriov.host.sysfs import Sysfs
@@ -25,7 +27,7 @@ from sriov.views.completion import bash_script, read_commands
 from sriov.views.output import FORMATS, Output
 from sriov.views.tables import plain, tint
 
-_MOST_STDIN = 1 << 20      # characters: more than any annotation may have
+_MOST_STDIN = 1 << 20      # bytes: more than any annotation may have
 
 
 def main(argv: Sequence[str] | None = None, *, discover: Discover | None = None) -> int:
@@ -57,7 +59,7 @@ def _answer(argv: Sequence[str] | None, node: Node) -> int:
 
 
 def _run(argv: Sequence[str] | None, node: Node) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")    # a netdev may have any name, a locale few characters
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -71,6 +73,16 @@ def _run(argv: Sequence[str] | None, node: Node) -> int:
     return status
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    names = [command.name for command in read_commands(parser)]
+    if words and not words[0].startswith("-") and words[0] not in names:
+        close = difflib.get_close_matches(words[0], names, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+        parser.error(f"unknown command {words[0]!r}, {meant}")
+    return parser.parse_args(words)
+
+
 class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:  # noqa: ANN401 - whatever has `write`
         (file or sys.stdout).write(self.format_help())    # argparse's own passes over a disk that is full
@@ -79,6 +91,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Pools of SR-IOV virtual functions on this node."
     parser: argparse.ArgumentParser = _Parser(prog="vfpool", description=description)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     host_root = os.environ.get("VFPOOL_HOST_ROOT") or "/"
     for command in (*add_commands(commands, host_root), _add_networks(commands)):
@@ -176,17 +189,15 @@ def _networks(arguments: argparse.Namespace, _: Node, output: Output) -> int:
         for ref in networks.refs
     ]
     output.show({"networks": documents, "warnings": list(networks.warnings)},
-                lambda: "\n".join(map(_describe, networks.refs)))
+                lambda: "\n".join(map(_describe, networks.refs)) or "no networks")
     return DONE
 
 
 def _read_stdin() -> str:
     try:
-        return sys.stdin.read(_MOST_STDIN).strip()
+        return read_stdin("the annotation", _MOST_STDIN).decode().strip()
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read the annotation from stdin: expected UTF-8 text: {error.reason}") from None
-    except OSError as error:
-        raise InputError(f"cannot read the annotation from stdin: {error.strerror or error}") from None
 
 
 def _describe(ref: NetworkRef) -> str:

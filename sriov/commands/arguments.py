@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
 
+from sriov.arguments import parse_folder, parse_socket
 from sriov.commands.invocation import Node, Run
 from sriov.pools.override import Override
 from sriov.status import SOCKET_PATH
@@ -34,14 +35,17 @@ def add_commands(commands: Commands, host_root: str) -> list[argparse.ArgumentPa
         _add_file(command, needed=command is not apply)
     apply.add_argument("--last-good", action="store_true",
                        help="in place of FILE: what this node last was when all was as wanted")
-    reset.add_argument("pf", nargs="*", metavar="PF", help="only these: netdev name or PCI address (default: all)")
+    reset.add_argument("pf", nargs="*", metavar="PF",
+                       help="only these: netdev name or PCI address, 3b:00.0 for short (default: all)")
     for command in (plan, apply, reset):
         command.add_argument("--force", action="append", default=[], choices=[str(each) for each in Override],
                              help="do what is refused otherwise: the override that the refusal names")
     check.add_argument("--host", action="store_true", help="show which VFs of this node each pool gets")
-    explain.add_argument("address", nargs="?", metavar="BDF", help="PCI address of one VF, PF or other NIC")
-    for command in (discover, check):
-        command.add_argument("--svg", type=Path, metavar="PATH", help="draw the node into this file too")
+    explain.add_argument("address", nargs="?", metavar="DEVICE",
+                         help="one VF, PF or other NIC: netdev name or PCI address, 3b:02.1 for short")
+    discover.add_argument("--svg", type=Path, metavar="PATH", help="draw the node into this file too")
+    check.add_argument("--svg", type=Path, metavar="PATH",
+                       help="as --host, and draw the node with the pools' VFs into this file too")
     for command in (discover, check, plan, apply, reset):
         command.add_argument("--state-dir", type=Path, default=Path("/var/lib/vfpool"), metavar="DIR",
                              help="the agent's (default: %(default)s)")
@@ -49,7 +53,7 @@ def add_commands(commands: Commands, host_root: str) -> list[argparse.ArgumentPa
         command.add_argument("--kubelet-dir", type=Path, default=Path("/var/lib/kubelet"), metavar="DIR",
                              help="the kubelet's, to ask it which VFs pods have (default: %(default)s)")
 
-    status.add_argument("--socket", type=Path, default=Path(SOCKET_PATH), metavar="PATH",
+    status.add_argument("--socket", type=parse_socket, default=Path(SOCKET_PATH), metavar="PATH",
                         help="where the agent answers (default: %(default)s)")
     status.set_defaults(run=_run("status"))
 
@@ -59,7 +63,8 @@ def add_commands(commands: Commands, host_root: str) -> list[argparse.ArgumentPa
         command.add_argument("--sysfs", type=Path, default=Path("/sys"), metavar="DIR", help=argparse.SUPPRESS)
     for command in (explain, plan, apply, reset):
         command.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=argparse.SUPPRESS)
-        command.add_argument("--host-root", type=_parse_folder, default=host_root, metavar="DIR",
+        # Below one that is not there nobody would seem to make VFs.
+        command.add_argument("--host-root", type=parse_folder, default=host_root, metavar="DIR",
                              help="where the host's /etc, /run and /usr are, to read who else is to make VFs "
                                   "(default: VFPOOL_HOST_ROOT of the environment, or else /)")
     return [*named.values(), status]
@@ -76,12 +81,5 @@ def _run(name: str) -> Run:
 
 def _add_file(command: argparse.ArgumentParser, *, needed: bool) -> None:
     command.add_argument("file", type=Path, metavar="FILE", nargs=None if needed else "?",
-                         help="the pool file, or a configuration of sriov-network-device-plugin")
+                         help="the pool file, or a configuration of sriov-network-device-plugin; - for stdin")
     command.add_argument("--node", metavar="NAME", help="read the file as the Kubernetes node of this name does")
-
-
-def _parse_folder(text: str) -> Path:
-    # Below one that is not there nobody would seem to make VFs.
-    if not text or not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"cannot use {text!r}: there is no such folder")
-    return Path(text)

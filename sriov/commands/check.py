@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         return _check_host(file, arguments, node, output)
     output.warn(file.warnings)
     output.show({"resources": {pool.resource: None for pool in file.pools}, "warnings": list(file.warnings)},
-                lambda: "\n".join(_describe(file)))
+                lambda: "\n".join(_describe(file)) or _say_nothing(arguments.node))
     return DONE
 
 
@@ -39,6 +39,10 @@ def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, outpu
     output.show({**assignment_document(host, assignment), "warnings": warnings},
                 lambda: format_assignment(host, assignment, output.paint, prospects))
     return status_of(host)
+
+
+def _say_nothing(node: str | None) -> str:
+    return "no pool and no entry" if node is None else f"no pool and no entry for node {node}"
 
 
 def _describe(file: PoolFile) -> Iterator[str]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from sriov.errors import HostError
+from sriov.errors import HostError, InputError
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host, VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import PoolFile, for_node
-from sriov.pools.poolfile import load_pool_file
+from sriov.pools.documents import decode
+from sriov.pools.poolfile import MAX_SIZE, load_pool_file, parse_pool_file
 from sriov.views.output import Output
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2    # exit status
@@ -50,9 +52,23 @@ Run: TypeAlias = Callable[[argparse.Namespace, Node, Output], int]
 
 
 def load_file(arguments: argparse.Namespace) -> PoolFile:
-    """The pool file, with what is for other nodes gone where `--node` says which one this is."""
-    file = load_pool_file(arguments.file)
+    """The pool file, `-` from stdin, with what is for other nodes gone where `--node` says which one this is."""
+    if str(arguments.file) == "-":
+        file = parse_pool_file(decode(read_stdin("the pool file", MAX_SIZE), "stdin"), "stdin")
+    else:
+        file = load_pool_file(arguments.file)
     return file if arguments.node is None else for_node(file, arguments.node)
+
+
+def read_stdin(what: str, most: int) -> bytes:
+    """All of it; raises InputError if it cannot be read, or has more bytes than `most`."""
+    try:
+        data = sys.stdin.buffer.read(most + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {what} from stdin: {error.strerror or error}") from None
+    if len(data) > most:
+        raise InputError(f"cannot read {what} from stdin: it is larger than {most >> 20} MiB")
+    return data
 
 
 def show_owners(arguments: argparse.Namespace, node: Node, output: Output) -> Mapping[PciAddress, str]:

@@ -91,6 +91,12 @@ def test_a_word_that_is_no_override(vfpool, file, capsys):
     assert "disturb-vfs" in capsys.readouterr().err
 
 
+def test_reset_names_every_word_that_is_no_pf(vfpool):
+    assert vfpool("reset", "xx", A, "yy", "3b:00.0", "ens1f0", "3b:02.0") == (
+        2, "", ("expected the name or PCI address of a PF of this node, got 'xx' and 'yy' and '3b:02.0' "
+                "(hint: vfpool discover lists them)\n"))
+
+
 @pytest.mark.parametrize("argv", [["apply", "FILE"], ["apply", "--last-good"], ["reset"]])
 def test_not_beside_an_agent(vfpool, file, tmp_path, argv):
     store = Store.open(tmp_path / "state")

@@ -1,5 +1,6 @@
 """`vfpool` as its caller sees it: exit status, stdout, stderr."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from cni.record import Baseline, Owner, Phase, Record, format_record
 from sriov.__main__ import main
+from sriov.arguments import read_version
 from sriov.errors import HostError
 from sriov.model import VfSettings
 from sriov.pci import PciAddress
@@ -101,6 +103,36 @@ def test_check_without_the_host(pools, capsys):
     assert main(["check", str(pools), "-o", "json"], discover=forbidden) == 0
     assert json.loads(capsys.readouterr().out) == {
         "resources": {"intel.com/sriov": None, "intel.com/sriov_dpdk": None}, "warnings": []}
+
+
+def test_check_reads_stdin(pools, tmp_path):
+    def check(data):
+        done = subprocess.run([sys.executable, "-m", "sriov", "check", "-"], input=data, capture_output=True,
+                              check=False, env={**os.environ, "LC_ALL": "C", "PYTHONPATH": str(ROOT)})
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    assert check(POOLS.encode()) == (0, textwrap.dedent("""\
+        stdin:4:5: 4 VFs on each PF that matches
+        stdin:7:5: intel.com/sriov, 1 selector, driver kernel
+        stdin:10:5: intel.com/sriov_dpdk, 2 selectors, driver vfio-pci
+        """), "")
+    assert check(POOLS.replace("numVfs", "numVFs").encode())[2].startswith("stdin:5:5: physicalFunctions[0]: ")
+    status, out, err = check(b"a: \xff")
+    assert (status, out) == (2, "")
+    assert err.startswith("stdin:1:4: ")
+    assert check(b"#" * ((1 << 20) + 1)) == (
+        2, "", "cannot read the pool file from stdin: it is larger than 1 MiB\n")
+
+
+def test_a_file_of_nothing_is_said_to_be_one(pools, capsys):
+    pools.write_text("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n")
+    assert main(["check", "pools.yaml"]) == 0
+    assert capsys.readouterr() == ("no pool and no entry\n", "")
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens1f0, node: worker-1}").split("pools:")[0])
+    assert main(["check", "pools.yaml", "--node", "worker-2"]) == 0
+    assert capsys.readouterr().out == "no pool and no entry for node worker-2\n"
+    assert main(["networks", "[]"]) == 0
+    assert capsys.readouterr().out == "no networks\n"
 
 
 def test_check_with_the_host(run, pools):
@@ -204,6 +236,16 @@ def test_explain_one_vf(run, pools):
         {"resource": "intel.com/sriov", "place": f"{pools}:8:14", "whyNot": ["vfs 0-1 has no 3"]}]
 
 
+@pytest.mark.parametrize("address", ["3b:00.0", "3b:02.3", "17:00.0"])
+def test_explain_by_name(run, tree, pools, address):
+    tree.add_other("0000:17:00.0", "020000", netdev="eth9", driver="tg3")
+    link = next(each for each in tree.links if each.pci == f"0000:{address}")
+    tree.links = (*(each for each in tree.links if each is not link), replace(link, altnames=("alias7",)))
+    due = run("explain", pools, address)
+    assert due[1] != ""
+    assert run("explain", pools, link.name) == run("explain", pools, "alias7") == due
+
+
 def test_explain_says_what_could_not_be_read(run, tree, pools):
     tree.remove("0000:3b:02.0", "vendor")
     status, out, _ = run("explain", pools, "3b:02.3")
@@ -226,7 +268,7 @@ def test_explain_a_nic_that_should_be_a_pf(run, tree, pools):
 
 
 @pytest.mark.parametrize(("address", "status", "says"), [
-    ("3b:00.x", 2, "expected a PCI address like 0000:3b:02.1, got '3b:00.x'"),
+    ("3b:00.x", 2, "expected a netdev's name or a PCI address like 0000:3b:02.1, got '3b:00.x'"),
     ("0000:3b:02.4", 2, "0000:3b:02.4 does not exist: it would be VF 4 of PF ens1f0 (0000:3b:00.0), which has 4 "),
     ("0000:3c:02.1", 2, "0000:3c:02.1 is no NIC and no accelerator of this node (hint: did you mean 0000:3b:02.1?"),
     ("ffff:ff:1f.7", 2, "ffff:ff:1f.7 is no NIC and no accelerator of this node (hint: vfpool discover lists"),
@@ -347,12 +389,12 @@ def test_claims_are_read_where_the_environment_says(tree, pools, tmp_path, monke
 def test_a_host_that_is_not_there_has_no_claims_to_be_read(command, tmp_path, capsys, monkeypatch):
     missing = str(tmp_path / "none")
     monkeypatch.setenv("VFPOOL_HOST_ROOT", missing)
-    for argv in ([], ["--host-root", ""]):
+    for argv, says in (([], f"cannot use {missing!r}: there is no such folder"),
+                       (["--host-root", ""], "expected a path, got ''")):
         with pytest.raises(SystemExit) as caught:
             main([command, "pools.yaml", *argv])
-        err = capsys.readouterr().err
         assert caught.value.code == 2
-        assert f"--host-root: cannot use {(argv or [missing])[-1]!r}: there is no such folder" in err
+        assert f"argument --host-root: {says}" in capsys.readouterr().err
 
 
 def test_plan_warns_of_what_the_kernel_would_refuse(run, tree, pools):
@@ -461,6 +503,34 @@ def test_the_drawing_names_who_has_a_vf(run, tmp_path):
     drawn = (tmp_path / "node.svg").read_text()
     assert "container abcdef, net1 of network fast" in drawn
     assert "gone" not in drawn
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("plann", "unknown command 'plann', did you mean plan?"),
+    ("zzz", "unknown command 'zzz', expected one of discover, check, "),
+])
+def test_a_mistyped_command(word, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([word, "--force"])
+    assert caught.value.code == 2
+    assert f"vfpool: error: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["sriov", "deviceplugin", "admission"])
+def test_version(program):
+    name = {"sriov": "vfpool", "deviceplugin": "vfpool-agent", "admission": "vfpool-webhook"}[program]
+    done = subprocess.run([sys.executable, "-m", program, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{name} {read_version()}\n", "")
+
+
+def test_version_of_what_is_not_installed(monkeypatch, capsys):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, "vfpool unknown\n")
 
 
 def test_completion_knows_every_command(capsys):
