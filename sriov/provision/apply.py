@@ -13,7 +13,7 @@ from functools import partial
 from sriov.diagnosis.causes import find_missing_capability
 from sriov.errors import InputError, SriovError
 from sriov.model import Host, PciFunction, PhysicalFunction
-from sriov.pools.assignment import PoolFile
+from sriov.pools.assignment import Driver, PoolFile
 from sriov.provision.executor import Executor
 from sriov.provision.guards import Override, Refusal, name_wish
 from sriov.provision.ledger import Ledger
@@ -31,8 +31,10 @@ __all__ = [
 
 def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
     """What a pool file wants of the PFs that one of its entries matches; no other PF is ever written to."""
+    drivers = {pool.driver: pool.driver_place for pool in reversed(pool_file.pools)
+               if pool.driver not in (None, Driver.KERNEL)}
     jobs = tuple(
-        Job(pf=pf, place=entry.place, overrides=entry.force,
+        Job(pf=pf, place=entry.place, overrides=entry.force, drivers=drivers,
             wish=partial(settle, entry=entry, pools=pool_file.pools))
         for pf in host.pfs if (entry := find_entry(pf, pool_file.physical_functions)) is not None
     )

@@ -18,7 +18,7 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, is_userspace
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
-from sriov.provision.loader import load_module
+from sriov.provision.loader import has_module, load_module
 from sriov.provision.state import difference
 from sriov.provision.steps import (
     NO_DRIVER,
@@ -88,14 +88,20 @@ class Executor:
 
     def __init__(self, sysfs: Sysfs, open_links: Callable[[], AbstractContextManager[LinkChanges]] = Links.open,
                  open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open,
-                 open_news: Callable[[], LinkNews] = LinkEvents, netdev_patience: float = _NETDEV_PATIENCE) -> None:
+                 open_news: Callable[[], LinkNews] = LinkEvents, netdev_patience: float = _NETDEV_PATIENCE,
+                 has_module: Callable[[str], bool | None] = has_module) -> None:
         self._sysfs = sysfs
+        self._has_module = has_module
         self._open_news = open_news
         self._netdev_patience = netdev_patience
         self._open_links = open_links
         self._open_devlink = open_devlink
 
     # ---- looking ----------------------------------------------------------------------------------------
+
+    def lacks_driver(self, name: str) -> bool:
+        """Whether the node has no such driver: none is loaded, and its kernel has no module of that name."""
+        return not self._sysfs.driver_exists(name) and self._has_module(name) is False
 
     def look(self) -> Host:
         """One look at the node, as `sriov.host.discovery`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
+from sriov.pools.drivernames import find_likely_driver
 from sriov.pools.override import Override
 from sriov.provision.steps import Disturbs, MakeVfs, PfStep, SetAutoprobe, SetUp, VfStep, pf_name
 
@@ -45,7 +46,7 @@ class Facts:
     claims: by PF, a sentence for each program that is configured to make its VFs.
     foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
     kept: VFs without a driver that somebody keeps for one, by driver_override. noiommu: vfio takes VFs that have no
-    IOMMU, or may.
+    IOMMU, or may. lacking: drivers that the node has not, and the place where somebody wants each.
     """
 
     settings: Mapping[PciAddress, VfSettings] | None = None
@@ -54,6 +55,7 @@ class Facts:
     opened: Container[PciAddress] = ()
     kept: Container[PciAddress] = ()
     noiommu: bool = True
+    lacking: Mapping[Driver, str] = field(default_factory=dict)
 
 
 NO_FACTS = Facts()
@@ -88,15 +90,25 @@ class Guard:
         return vf.address not in self.facts.kept and (
             pf.address not in self.facts.foreign or Override.ADOPT in self.overrides)
 
-    def lacks_iommu(self, vf: VirtualFunction, driver: Driver) -> bool:
-        """Whether the driver cannot take the VF as long as this kernel runs: it came without an IOMMU group."""
-        return "vfio" in driver and vf.iommu_group is None and not self.facts.noiommu
+    def cannot_take(self, driver: Driver, vf: VirtualFunction) -> bool:
+        """Whether the driver cannot take the VF as long as this kernel runs: there is no such driver, or the VF
+        came without the IOMMU group that it needs."""
+        return driver in self.facts.lacking or (
+            "vfio" in driver and vf.iommu_group is None and not self.facts.noiommu)
 
-    def refuse_without_iommu(self, pf: PhysicalFunction, vfs: Sequence[VirtualFunction], driver: Driver) -> Refusal:
+    def refuse_driver(self, pf: PhysicalFunction, vfs: Sequence[VirtualFunction], driver: Driver) -> Refusal:
+        """What to say of VFs that the driver cannot take."""
         named = f"VF {vfs[0].index}" if len(vfs) == 1 else f"{len(vfs)} VFs"
+        wish = f"cannot bind {named} of {pf_name(pf)} to {driver}"
+        if driver in self.facts.lacking:
+            place, likely = self.facts.lacking[driver], find_likely_driver(driver)
+            return Refusal(
+                pf=pf.address, hint="it is neither loaded nor a module of the running kernel",
+                message=f"{wish}: no driver {driver} on this node{f' ({place})' if place else ''}"
+                        f"{f', did you mean {likely}?' if likely else ''}")
         return Refusal(
             pf=pf.address, disturbs=Disturbs.REBOOT,
-            message=f"cannot bind {named} of {pf_name(pf)} to {driver}: no IOMMU, so no IOMMU group",
+            message=f"{wish}: no IOMMU, so no IOMMU group",
             hint="turn on the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup and boot without iommu=off, on "
                  "Intel machines with intel_iommu=on; for tests only, load vfio with enable_unsafe_noiommu_mode=1")
 

@@ -11,6 +11,7 @@ from sriov.model import Host, Link, PhysicalFunction, VfSettings, VirtualFunctio
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver, PfEntry, Pool
 from sriov.pools.prospects import imagine_vfs
+from sriov.pools.ranges import name_indices
 from sriov.provision.guards import NO_FACTS, Facts, Guard, InUse, Override, Refusal, name_wish
 from sriov.provision.state import (
     ANY_VF,
@@ -35,6 +36,7 @@ from sriov.provision.steps import (
     SetVfSettings,
     Step,
     VfStep,
+    say_settings,
 )
 
 
@@ -46,6 +48,7 @@ class PfPlan:
     pf_steps: tuple[PfStep, ...] = ()
     vf_steps: tuple[VfStep, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    later: tuple[str, ...] = ()       # "VFs 4-7: driver vfio-pci": what VFs get that the steps make
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -132,30 +135,45 @@ def _plan_vfs(pf: PhysicalFunction, wish: PfState, guard: Guard, tended: Contain
         driver = wanted_driver(own, vf)
         if own.driver is None and vf.driver is None and chooses and guard.leaves_to_kernel(pf, vf):
             driver = Driver.KERNEL
-        if driver is not None and guard.lacks_iommu(vf, driver) and not guard.in_use(vf):
+        if driver is not None and guard.cannot_take(driver, vf) and not guard.in_use(vf):
             bare.setdefault(driver, []).append(vf)
             continue
         steps, refusals = _plan_vf(pf, vf, own, driver, guard)
         found.extend(steps)
         refused.extend(refusals)
-    refused += [guard.refuse_without_iommu(pf, vfs, driver) for driver, vfs in bare.items()]
+    refused += [guard.refuse_driver(pf, vfs, driver) for driver, vfs in bare.items()]
     return found, refused
 
 
 def foresee(plan: PfPlan, wish: Callable[[PhysicalFunction], PfState], guard: Guard) -> PfPlan:
-    """The plan, with what is known already to be refused of VFs that it makes. Their addresses and device id are
-    not known before: pools that go by those are left out."""
+    """The plan, with what is known already of VFs that it makes, to be done or to be refused. Their addresses and
+    device id are not known before: pools that go by those are left out."""
     count = max((step.count for step in plan.pf_steps if isinstance(step, MakeVfs)), default=0)
     pf = plan.pf
     made = imagine_vfs(pf, count)
     wanted = wish(made).vfs
-    bare: dict[Driver, list[VirtualFunction]] = {}
+    barred: dict[Driver, list[VirtualFunction]] = {}
+    alike: dict[str, list[int]] = {}
     for vf in made.vfs:
-        driver = wanted.get(vf.index, ANY_VF).driver
-        if driver is not None and guard.lacks_iommu(vf, driver):
-            bare.setdefault(driver, []).append(vf)
-    return replace(plan, refused=(*plan.refused, *(guard.refuse_without_iommu(pf, vfs, driver)
-                                                   for driver, vfs in bare.items())))
+        state = wanted.get(vf.index, ANY_VF)
+        if state.driver is not None and guard.cannot_take(state.driver, vf):
+            barred.setdefault(state.driver, []).append(vf)
+        elif said := ", ".join(_say_wishes(state)):
+            alike.setdefault(said, []).append(vf.index)
+    later = (f"{name_indices(indices)}: {said}" for said, indices in alike.items())
+    refused = (guard.refuse_driver(pf, vfs, driver) for driver, vfs in barred.items())
+    return replace(plan, later=tuple(later), refused=(*plan.refused, *refused))
+
+
+def _say_wishes(state: VfState) -> Iterator[str]:
+    """What a VF is to get, in words that are the same for VFs that differ in their MACs only."""
+    if state.driver is not None:
+        yield f"driver {state.driver}"
+    if state.mtu is not None:
+        yield f"MTU {state.mtu}"
+    if state.settings.mac is not None:
+        yield "a MAC of its own"
+    yield from say_settings(replace(state.settings, mac=None))
 
 
 def _name_change(pf: PhysicalFunction, wish: PfState) -> str:

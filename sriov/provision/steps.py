@@ -148,9 +148,7 @@ class SetVfSettings:
         return Disturbs.NOTHING if self.vf.driver is None else Disturbs.VF
 
     def describe(self) -> str:
-        said = ", ".join(_say_setting(field.name, value) for field in dataclasses.fields(VfSettings)
-                         if (value := getattr(self.settings, field.name)) is not None)
-        return f"set {said} for VF {self.vf.address}"
+        return f"set {', '.join(say_settings(self.settings))} for VF {self.vf.address}"
 
     def undo(self) -> tuple[Step, ...]:
         changed = {field.name: getattr(self.before, field.name) for field in dataclasses.fields(VfSettings)
@@ -227,6 +225,12 @@ Step: TypeAlias = PfStep | VfStep
 
 def pf_name(pf: PhysicalFunction) -> str:
     return f"PF {pf.link.name} ({pf.address})" if pf.link else f"PF {pf.address}"
+
+
+def say_settings(settings: VfSettings) -> tuple[str, ...]:
+    """`vlan 100`, `trust on`: a phrase for each that is said."""
+    return tuple(_say_setting(field.name, value) for field in dataclasses.fields(VfSettings)
+                 if (value := getattr(settings, field.name)) is not None)
 
 
 def _override(driver: str | None) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
+from sriov.pools.assignment import Driver
 from sriov.provision.guards import InUse, Override, Refusal
 from sriov.provision.ledger import Ledger
 from sriov.provision.state import PfState
@@ -58,7 +59,7 @@ class Report:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A PF, what is wanted of it as it is then, and where that was written. `spared`: its VFs stay as they are.
-    `barred`: why nothing of it can be done."""
+    `barred`: why nothing of it can be done. `drivers`: where each driver that it may want by name was written."""
 
     pf: PhysicalFunction
     wish: Wish
@@ -66,6 +67,7 @@ class Job:
     overrides: Collection[Override] = ()
     spared: bool = False
     barred: Refusal | None = None
+    drivers: Mapping[Driver, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ class Worker:
             opened=self._executor.find_opened(pf),
             kept=self._executor.find_kept(pf),
             noiommu=self._executor.may_lack_iommu(),
+            lacking={driver: place for driver, place in self._job.drivers.items()
+                     if self._executor.lacks_driver(driver)},
         )
         guard = Guard(facts=facts, in_use=terms.in_use, overrides=self._overrides)
         tended = {vf.address for vf in pf.vfs} if self._job.spared else terms.tended

@@ -19,7 +19,7 @@ def plan_document(plan: Plan) -> Json:
     return {"physicalFunctions": [
         {
             "address": each.pf.address,
-            "steps": [_step_document(step) for step in each.steps],
+            "steps": [_step_document(step) for step in each.steps], "later": list(each.later),
             "refused": [refusal_document(refusal) for refusal in each.refused],
         }
         for each in plan.pfs
@@ -37,6 +37,8 @@ def _format_pf(plan: PfPlan, paint: Paint) -> str:
     for step in plan.steps:
         disturbs = f" [{step.disturbs}]" if step.disturbs is not Disturbs.NOTHING else ""
         text += _tinted(f"{_sign(step)} {step.describe()}{disturbs}", _tone(step), paint)
+    for sentence in plan.later:
+        text += _tinted(f"+ then {sentence}", Tone.GOOD, paint)
     for refusal in plan.refused:
         text += _tinted(f"! {refusal}", Tone.BAD, paint)
     return text

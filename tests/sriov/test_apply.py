@@ -6,6 +6,7 @@ No driver lives in a folder: that VFs appear and drivers bind is for the lab tie
 import os
 import shutil
 import threading
+from unittest.mock import ANY
 
 import pytest
 
@@ -17,6 +18,7 @@ from sriov.pools.poolfile import parse_pool_file
 from sriov.provision.apply import Terms, apply_pool_file, plan_jobs, pool_file_jobs
 from sriov.provision.executor import Executor
 from sriov.provision.steps import Disturbs
+from sriov.views.plantext import format_plan, plan_document
 from tests.support.tree import Pf, Tree
 
 A, B = "0000:3b:00.0", "0000:5e:00.0"
@@ -151,6 +153,47 @@ def test_vfio_without_an_iommu_takes_a_reboot(tree, noiommu, made):
         report = apply_pool_file(Executor(sysfs), file, Terms(in_use=lambda vf: False), host)
         assert report.refused == (refused,)
         assert sysfs.read_driver(Pf(A, None).vf_address(0)) is None
+
+
+@pytest.mark.parametrize("made", [3, 0])
+@pytest.mark.parametrize(("driver", "has", "says"), [
+    ("netdevice", False, ", did you mean kernel?"), ("frobnicate", False, ""), ("netdevice", None, None),
+    ("frobnicate", True, None), ("igbvf", False, None),                                # is loaded
+])
+def test_a_driver_that_the_node_has_not(tree, driver, has, says, made):
+    tree.add(Pf(A, None, num_vfs=made))
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    entry = entries(f"{{match: {{address: '{A}'}}, numVfs: 3}}")
+    file = pool_file(entry + pools(driver, "{vendor: 8086, vfs: 0-1}"))
+    executor = Executor(sysfs, has_module=lambda name: has)
+    plan = plan_jobs(executor, pool_file_jobs(host, file), Terms(in_use=lambda vf: False))
+    place = file.pools[0].driver_place
+    assert list(map(str, plan.refused)) == ([] if says is None else [
+        (f"cannot bind 2 VFs of PF {A} to {driver}: no driver {driver} on this node ({place}){says} (hint: it is "
+         "neither loaded nor a module of the running kernel)")])
+    if says is not None and made:
+        report = apply_pool_file(executor, file, Terms(in_use=lambda vf: False), host)
+        assert (report.done, report.refused, report.failed, sysfs.log) == ((), plan.refused, (), [])
+
+
+def test_what_vfs_get_that_are_still_to_be_made(tree):
+    tree.add(Pf(A, "ens1"))
+    tree.set_noiommu("Y")
+    sysfs = Recording(tree)
+    file = pool_file(
+        entries(f"{{match: {{address: '{A}'}}, numVfs: 6, vfMacs: ['02:00:00:00:00:01', '02:00:00:00:00:02']}}")
+        + pools("vfio-pci", "{pf: ens1, vfs: 2-3}")
+        + "  - {resource: dpdk, select: [{pf: ens1, vfs: '1,5'}], driver: kernel,\n"
+          "     defaults: {mtu: 9000, trust: on}}\n")
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(sysfs.scan(tree.links), file), Terms(in_use=lambda vf: False))
+    (of_pf,) = plan.pfs
+    assert of_pf.later == (
+        "VF 0: a MAC of its own", "VF 1: driver kernel, MTU 9000, a MAC of its own, trust on",
+        "VFs 2-3: driver vfio-pci", "VF 5: driver kernel, MTU 9000, trust on")
+    assert "  + then VFs 2-3: driver vfio-pci\n" in format_plan(plan)
+    assert plan_document(plan) == {"physicalFunctions": [{
+        "address": A, "steps": ANY, "later": list(of_pf.later), "refused": []}]}
 
 
 @pytest.mark.parametrize(("match", "count", "barred"), [
