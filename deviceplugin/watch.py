@@ -39,8 +39,8 @@ class KernelWatch:
         self._links.close()
 
     def _on_pci(self) -> None:
-        self._pci.drain()
-        self._changed()
+        if self._pci.drain():
+            self._changed()
 
     def _listen(self) -> None:
         for source in (self._netdevs, self._links):
@@ -48,6 +48,8 @@ class KernelWatch:
             self._loop.add_reader(source.fileno(), self._rest)
 
     def _rest(self) -> None:
+        if not any([source.drain() for source in (self._netdevs, self._links)]):
+            return
         for source in (self._netdevs, self._links):
             self._loop.remove_reader(source.fileno())
         self._due = self._loop.call_later(NETDEV_REST, self._fire)

@@ -225,17 +225,19 @@ class LinkEvents:
     def close(self) -> None:
         self._socket.close()
 
-    def drain(self) -> None:
-        """Throw away what is queued."""
+    def drain(self) -> bool:
+        """Throw away what is queued; whether there was any."""
+        found = False
         while True:
             try:
                 self._socket.recv(65536)
             except BlockingIOError:
-                return
+                return found
             except OSError as error:
                 # More came than the buffer holds: the lost ones would have said the same.
                 if error.errno != errno.ENOBUFS:
                     raise
+            found = True
 
 
 @lru_cache(256)

@@ -292,25 +292,31 @@ import select, sys
 events.drain()
 assert select.select([events], [], [], 0)[0] == []
 print("ready", flush=True)
-assert select.select([events], [], [], 10)[0]
+assert select.select([events], [], [], 10)[0] or not concerns
 sys.stdin.readline()
-events.drain()
+assert events.drain() == concerns
 assert select.select([events], [], [], 0)[0] == []
 """
 LINKS = """
 from sriov.host.netlink import LinkEvents
-events = LinkEvents()
+events, concerns = LinkEvents(), True
 """
 UEVENTS = """
 from sriov.host.udev import Udev, Uevents
-events = Uevents("net")
+events, concerns = Uevents("net"), True
+"""
+OTHERS = """
+from sriov.host.udev import Uevents
+events, concerns = Uevents("pci"), False
 """
 WITHOUT_UDEVD = f"{UEVENTS}assert not Udev().runs()\n"
 EMPTY_RUN = "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"
 
 
-@pytest.mark.parametrize(("source", "prefix"), [(LINKS, ()), (UEVENTS, ()), (WITHOUT_UDEVD, EMPTY_RUN)],
-                         ids=["netlink", "uevents", "uevents as in a container, without udevd"])
+@pytest.mark.parametrize(("source", "prefix"), [
+    (LINKS, ()), (UEVENTS, ()), (WITHOUT_UDEVD, EMPTY_RUN), (OTHERS, ()), (OTHERS, EMPTY_RUN)],
+    ids=["netlink", "uevents", "uevents as in a container, without udevd", "uevents of another subsystem",
+         "those in a container"])
 def test_events(host, source, prefix):
     """In a process of its own: a subscription is for the namespace of its thread. Many, since one may hide more."""
     with subprocess.Popen(["ip", "netns", "exec", host.name, *prefix, sys.executable, "-c",
