@@ -190,7 +190,7 @@ PF_KEYS = [
     ({"acpi_index": ("100",)}, []),
     ({"acpi_index": ("101",)}, ["acpiIndex 101 is not 100"]),
     ({"base_class": (FunctionClass.NETWORK,)}, []),
-    ({"base_class": (FunctionClass.ACCELERATOR,)}, ["class accelerator is not 0x02"]),
+    ({"base_class": (FunctionClass.ACCELERATOR,)}, ["class accelerator is not network"]),
     ({"rdma": True}, []),
     ({"rdma": False}, ["rdma false is not so: it has mlx5_0"]),
     ({"node": ("a", "b*")}, ["node a or b* is not known to be this one"]),
