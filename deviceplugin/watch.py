@@ -48,7 +48,7 @@ class KernelWatch:
             self._loop.add_reader(source.fileno(), self._rest)
 
     def _rest(self) -> None:
-        if not any([source.drain() for source in (self._netdevs, self._links)]):
+        if not any(source.drain() for source in (self._netdevs, self._links)):
             return
         for source in (self._netdevs, self._links):
             self._loop.remove_reader(source.fileno())
