@@ -177,7 +177,7 @@ def test_a_bad_file_leaves_the_last_good_one_and_is_told_of_once(
             rename_over(path, bad)
             await until(lambda: source.wish.problem is not None)
             assert source.wish.problem is not None
-            assert f"{path}:4:5: pools[0]: key 'resource' is missing" in source.wish.problem
+            assert f"{path}:4:5: pools[0]: unknown key 'resourse', did you mean 'resource'?" in source.wish.problem
             assert (resources(source), source.wish.generation) == (["a"], 1)
             await asyncio.sleep(5 * REST)
             path.unlink()
