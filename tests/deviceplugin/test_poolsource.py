@@ -170,7 +170,7 @@ def test_a_bad_file_leaves_the_last_good_one_and_is_told_of_once(
 ) -> None:
     path = tmp_path / "pools.yaml"
     path.write_text(text("a"))
-    bad = text("a").replace("resource", "resourse")
+    bad = text("a").replace("resource", "resourse").replace("select", "selekt")
 
     async def scenario() -> None:
         async with following(path, poll=REST) as (source, _):
