@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PACKAGES := python3 python3-venv gcc libc6-dev musl-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e e2e-long cluster compare lab lab-shell bench shim stubs format clean
+.PHONY: help demo test e2e e2e-long cluster compare lab lab-long lab-shell bench shim stubs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache
 	@$(RUN) -m tests.lab build
+
+lab-long: $(VENV)/ready shim ## long trials in the lab: 8 PFs with 7 VFs each, there and back
+	@$(RUN) -m pytest -m "lab and long" $(ARGS)
 
 lab-shell: $(VENV)/ready shim ## a shell in the lab VM
 	@$(RUN) -m tests.lab shell

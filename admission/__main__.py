@@ -16,6 +16,7 @@ from admission.certificate import Certificate
 from admission.handler import Handler
 from admission.nads import NadCache
 from admission.server import serving
+from sriov.arguments import add_version
 from sriov.errors import InputError, SriovError
 
 log = logging.getLogger("vfpool-webhook")
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vfpool-webhook", description=__doc__)
+    add_version(parser)
     parser.add_argument("--tls-cert-file", type=Path, required=True, metavar="FILE",
                         help="the server's certificate and its chain, PEM; read again when it changes")
     parser.add_argument("--tls-key-file", type=Path, required=True, metavar="FILE",

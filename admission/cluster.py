@@ -15,6 +15,7 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
 
+from admission.kubeconfig import explain, find_fault
 from admission.nads import Change, ClusterError, Event, Expired, ForbiddenError
 from sriov.errors import InputError
 
@@ -34,23 +35,27 @@ _SILENCE = 150.0          # seconds; bookmarks come each minute, so that is a co
 async def load_configuration(kubeconfig: Path | None) -> Configuration:
     """How to reach the API server: `kubeconfig`, or what a pod finds in its environment; InputError if neither."""
     configuration = Configuration()
-    try:
-        if kubeconfig is None:
+    configuration.host = ""             # the client's default would be a server that nobody named
+    if kubeconfig is None:
+        source = "the pod's service account"
+        try:
             client_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        else:
-            with kubeconfig.open("rb"):     # the client's own complaint does not name the file
+        except client_config.ConfigException as error:
+            raise InputError(f"not in a cluster: {str(error).rstrip('.')}",
+                             hint="give --kubeconfig outside of one") from None
+    else:
+        source = f"kubeconfig {kubeconfig}"
+        try:
+            with kubeconfig.open("rb"):     # the client takes one that is not there for an empty one
                 pass
             await client_config.load_kube_config(  # type: ignore[no-untyped-call]
                 str(kubeconfig), client_configuration=configuration, persist_config=False)
-    except client_config.ConfigException as error:
-        if kubeconfig is None:
-            raise InputError(f"not in a cluster: {str(error).rstrip('.')}",
-                             hint="give --kubeconfig outside of one") from None
-        raise InputError(f"cannot use kubeconfig {kubeconfig}: {error}") from None
-    except OSError as error:
-        raise InputError(f"cannot read kubeconfig: {error.filename}: {error.strerror}") from None
-    except Exception as error:     # YAML that is no kubeconfig ends in any exception of the client
-        raise InputError(f"cannot use kubeconfig {kubeconfig}: {error!r}") from None
+        except Exception as error:     # what is no kubeconfig ends in any exception of the client
+            raise InputError(f"{source}: {explain(error)}") from None
+    fault = find_fault(configuration.host, configuration.ssl_ca_cert, configuration.cert_file,
+                       configuration.key_file, verify=configuration.verify_ssl)
+    if fault is not None:
+        raise InputError(f"{source}: {fault}")
     return configuration
 
 

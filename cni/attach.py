@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from cni.allocation import Allocated, check_allocation
 from cni.announce import Arrival, start_announcing
-from cni.away import Pod, check_way, configure, find_usable_link, take_away
+from cni.away import Pod, check_untied, check_way, configure, find_usable_link, take_away
 from cni.check import check_attachment
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.detach import Detacher
@@ -24,9 +24,10 @@ from cni.home import look_at_home
 from cni.invocation import Invocation
 from cni.ipam import NothingGiven, ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
+from cni.locks import Busy
 from cni.netconf import NetConf, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
-from cni.protocol import CniError, Code, Command, Request
+from cni.protocol import CniError, Code, Command, Request, describe_call, find_pod
 from cni.record import Baseline, Owner, Phase, Record, Wanted
 from cni.repair import Repair
 from cni.result import Addresses, Interface, find_previous, format_result, join_results
@@ -87,12 +88,22 @@ class Attachments:
         record = self._store.find(vf)
         return record is not None and not self._custody.is_outdated(record)
 
+    @contextmanager
+    def keep_off(self, vf: PciAddress) -> Iterator[None]:
+        """Let no call have this VF for as long as the context lasts; raises Refused where one has it now."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._custody.hold(vf, time.monotonic()))
+            except Busy:
+                raise Refused(f"VF {vf} is on its way to a pod or home") from None
+            yield
+
     def _add(self, call: Invocation) -> Mapping[str, Any]:
         request = call.request
         conf = parse_netconf(request.config, request.args)
         previous = find_previous(request.config, request.version)
         for warning in conf.warnings:
-            log.warning("network %s: %s", conf.network, warning)
+            log.warning("%s: network %s: %s", describe_call(request.environment), conf.network, warning)
         if call.netns_fd is None or not is_netns(call.netns_fd):
             raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS: {request.netns} is not a network namespace")
         known = self._store.find_attachment(request.attachment)
@@ -148,6 +159,7 @@ class Attachments:
         pod = Pod(links=pod_links, netns_fd=call.netns_fd, ifname=request.ifname)
         link = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
         if link is not None:
+            check_untied(host, vf, link)
             check_way(host, vf, conf, pod)
         record = self._new_record(host, vf, link, conf, request, pod)
         self._store.write(record)
@@ -194,10 +206,11 @@ class Attachments:
         home = None if link is None else look_at_home(host, link)
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
-                      file_system=find_file_system(request.netns, pod.netns_fd))
+                      file_system=find_file_system(request.netns, pod.netns_fd),
+                      pod=find_pod(request.environment))
         if owner.file_system is None:
-            log.warning("network namespace %s cannot be seen from here: mount its folder with HostToContainer "
-                        "propagation, or a VF in it may not be noticed when it dies", owner.netns)
+            log.warning("%s: network namespace %s cannot be seen from here: mount its folder with HostToContainer "
+                        "propagation, or a VF in it may not be noticed when it dies", owner, owner.netns)
         return Record(
             vf=vf.address, pf=vf.pf, index=vf.index, identity=kernel.identity(vf.address), boot_id=kernel.boot_id,
             phase=Phase.ATTACHING, owner=owner, sets_mac=conf.mac is not None,

@@ -56,6 +56,13 @@ def _check_supported(kernel: Kernel, host: Links, vf: Vf) -> None:
             "forward what the VF sends", hint=f"devlink dev eswitch set pci/{vf.pf} mode legacy")
 
 
+def check_untied(host: Links, vf: Vf, link: Link) -> None:
+    """Refuse a port of a bond or bridge; what carries addresses or routes of the node is not offered at all."""
+    if link.master is not None:
+        master = host.find(link.master)
+        raise Refused(f"{vf} is not for pods: {link.name} is a port of {master.name if master else 'another link'}",
+                      hint=f"ip link set {link.name} nomaster, or leave the VF out of the pools")
+
 def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:
     """Refuse before any change what would end half way: a PF that is down, a name that is taken."""
     # A netdev's MAC goes by the PF's mailbox, and a PF that is down reads none.

@@ -127,7 +127,7 @@ def _compare_addresses(record: Record, previous: Mapping[str, Any], link: Link, 
             yield f"address {ip.address}: it is not there"
         elif here[ip.address].duplicate:
             yield f"address {ip.address}: another host of the network has it, too"
-    ways = {(route.to, route.gateway) for route in pod.dump_routes() if route.link == link.index}
+    ways = {(route.to, route.gateway) for route in pod.dump_link_routes() if route.link == link.index}
     for wanted in made.routes:
         gateway = wanted.gateway or next(
             (ip.gateway for ip in made.ips if ip.address.version == wanted.to.version), None)

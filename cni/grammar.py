@@ -42,8 +42,9 @@ def parse_short_name(text: str) -> str:
 
 def parse_name(text: str) -> str:
     if len(text) > _MAX_NAME or _SUBDOMAIN.fullmatch(text) is None:
-        namespace, slash, name = text[:_MAX_NAME].partition("/")
-        if slash and _LABEL.fullmatch(namespace) and _SUBDOMAIN.fullmatch(name):
+        namespace, _, name = text.partition("/")
+        if len(namespace) <= _MAX_NAMESPACE and _LABEL.fullmatch(namespace) and (
+                len(name) <= _MAX_NAME and _SUBDOMAIN.fullmatch(name)):
             raise InputError(f"is not a name, write \"namespace\": \"{namespace}\", \"name\": \"{name}\"")
         raise InputError(f"is not a name (a-z, 0-9, - and . inside; at most {_MAX_NAME})")
     return text

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
+from sriov.durable import discard_draft, write_file
 from sriov.errors import HostError
 
 SHIM = Path(__file__).parent / "shim" / "vfpool"
@@ -14,25 +14,19 @@ SHIM = Path(__file__).parent / "shim" / "vfpool"
 def install_executable(source: Path, target: Path) -> bool:
     """Make `target` an executable copy of `source`; false where it is one already. Raises HostError.
 
-    A runtime that starts `target` meanwhile gets the old one or the new one, whole. One process at a time
-    installs into a folder: the draft's name is always the same, so that a killed install's is found again.
+    A runtime that starts `target` meanwhile gets the old one or the new one, whole. One process at a time installs
+    into a folder.
     """
-    draft = target.with_name(f".{target.name}.new")
     try:
         content = source.read_bytes()
     except OSError as error:
         raise HostError(f"cannot read the CNI executable {source}", errno=error.errno or 0,
                         hint="`make shim` and the package's build compile it") from error
     try:
-        draft.unlink(missing_ok=True)
+        discard_draft(target)        # of an install that was killed
         if _is_current(target, content):
             return False
-        try:
-            _write_executable(draft, content)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync(target.parent)
+        write_file(target, content, mode=0o755)
     except OSError as error:
         raise HostError(f"cannot install the CNI executable as {target}", errno=error.errno or 0,
                         hint="its folder has to exist and be root's: the agent may write into no other") from error
@@ -46,19 +40,3 @@ def _is_current(target: Path, content: bytes) -> bool:
         return mode == stat.S_IFREG | 0o755 and target.read_bytes() == content
     except FileNotFoundError:
         return False
-
-
-def _write_executable(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), 0o755)      # whatever the umask
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

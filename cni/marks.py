@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from threading import Lock
 
+from sriov.durable import write_file
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,8 @@ class Marks:
             return {}
 
     def _write(self) -> None:
-        draft = self._path.with_suffix(".new")
+        document = {"boot_id": self._boot_id, "vfs": self._identities}
         try:
-            with draft.open("w") as file:
-                json.dump({"boot_id": self._boot_id, "vfs": self._identities}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
+            write_file(self._path, json.dumps(document).encode())
         except OSError as error:
             log.error("cannot write %s, which says whose MAC a PF had set: %s", self._path, error)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from cni.grammar import IFNAME_BYTES, is_ifname
+from cni.grammar import IFNAME_BYTES, SUBDOMAIN, is_ifname
 from sriov.errors import Gone, HostError, InputError, Refused, SriovError
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_SUBDOMAIN, _POD_NAME = re.compile(SUBDOMAIN), 253     # a pod's name; its namespace's is shorter
 _SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fit through the agent's socket
 
 
@@ -197,6 +198,23 @@ def parse_args(text: str) -> dict[str, str]:
             raise CniError(Code.INVALID_ENVIRONMENT, "CNI_ARGS: expected KEY=VALUE pairs between "
                            f"semicolons, got {show(key + equals + value)}")
     return {key: value for key, _, value in pairs}
+
+
+def find_pod(environment: Mapping[str, str]) -> str:
+    """`namespace/name` of the pod, by what the kubelet and Multus put into CNI_ARGS; empty where they did not.
+
+    Never an error: a call that is wrong is logged with its pod, too. What cannot be a name in Kubernetes is no pod.
+    """
+    pairs = dict(pair.partition("=")[::2] for pair in environment.get("CNI_ARGS", "").split(";"))
+    names = [pairs.get(key, "") for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME")]
+    return "/".join(names) if all(len(name) <= _POD_NAME and _SUBDOMAIN.fullmatch(name) for name in names) else ""
+
+
+def describe_call(environment: Mapping[str, str]) -> str:
+    """For the log: verb, container, interface, and the pod where the caller says which."""
+    shown = " ".join(environment.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    pod = find_pod(environment)
+    return f"{shown} of pod {pod}" if pod else shown
 
 
 def _check_names(command: Command, environment: Mapping[str, str], network: object) -> None:

@@ -31,9 +31,11 @@ class Owner:
     netns: str                   # CNI_NETNS as it was given
     cookie: int                  # SO_NETNS_COOKIE: the same namespace only together with the boot id
     file_system: int | None = None     # st_dev of what has `netns`; None: that did not open for this process
+    pod: str = ""                # namespace/name; empty: the runtime did not say
 
     def __str__(self) -> str:
-        return f"container {self.container_id[:13]}, {self.ifname} of network {self.network}"
+        container = f"container {self.container_id[:13]}, {self.ifname} of network {self.network}"
+        return f"pod {self.pod}, {container}" if self.pod else container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

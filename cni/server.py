@@ -12,9 +12,11 @@ import socketserver
 from pathlib import Path
 
 from cni.attach import Attachments
+from cni.protocol import describe_call
 from cni.service import answer
 from cni.wire import CallReader, encode_answer
-from sriov.errors import InputError, Refused
+from sriov.errors import InputError
+from sriov.unixsocket import bind_for_root
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +34,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def __init__(self, path: Path, attachments: Attachments) -> None:
         self.attachments = attachments
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _remove_stale(path)
         super().__init__(str(path), _Handler, bind_and_activate=False)
-        self.server_bind()
-        # Nobody can connect between bind and listen, so nobody gets in before the mode is right.
-        path.chmod(0o600)
-        self.server_activate()
+        try:
+            bind_for_root(self.socket, path, hint="one vfpool-agent runs on a node; stop the other one")
+            self.server_activate()
+        except BaseException:
+            self.socket.close()
+            raise
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.exception("a CNI connection failed")
@@ -65,7 +67,8 @@ class _Handler(socketserver.BaseRequestHandler):
                 self.request.sendall(encode_answer(reply))
             except OSError as error:
                 if call.env.get("CNI_COMMAND") == "ADD" and reply.status == 0:
-                    log.warning("the caller of an ADD went away before its answer: undoing it: %s", error)
+                    log.warning("%s: the caller went away before its answer: undoing it: %s",
+                                describe_call(call.env), error)
                     answer(self.server.attachments, {**call.env, "CNI_COMMAND": "DEL"}, call.stdin, call.netns)
 
     def _gone(self) -> bool:
@@ -76,17 +79,3 @@ class _Handler(socketserver.BaseRequestHandler):
             return False
         except OSError:
             return True
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that died; refuse where one still answers, and what is no socket."""
-    if path.exists() and not path.is_socket():
-        raise InputError(f"cannot serve on {path}: it is there and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)
-            return
-    raise Refused(f"cannot serve on {path}: another process answers there",
-                  hint="one vfpool-agent runs on a node; stop the other one")

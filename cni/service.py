@@ -10,7 +10,7 @@ from typing import Any
 
 from cni.attach import Attachments
 from cni.invocation import BUDGET, Invocation
-from cni.protocol import VERSIONS, Command, format_error, parse_config, parse_request
+from cni.protocol import VERSIONS, Command, describe_call, format_error, parse_config, parse_request
 from cni.wire import Answer
 from sriov.errors import SriovError
 
@@ -26,7 +26,7 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
            gone: Callable[[], bool] = lambda: False) -> Answer:
     """Carry out the call; every failure is an error document, never an exception."""
     started = time.monotonic()
-    shown = " ".join(env.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    shown = describe_call(env)
     try:
         request = parse_request(env, stdin)
         if request.command is Command.VERSION:

@@ -6,15 +6,14 @@ One process writes: the folder's lock says which.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from cni.record import Record, format_record, parse_record
+from sriov.durable import delete_file, holding, list_records, write_file
 from sriov.errors import HostError, Refused, SriovError
 from sriov.pci import PciAddress
 
@@ -30,7 +29,7 @@ class Store:
     record of its own: of these only `ipam` still counts.
     """
 
-    def __init__(self, state: Path, lock: int) -> None:
+    def __init__(self, state: Path, lock: ExitStack) -> None:
         self.folder = state
         self._lock = lock
         self._vfs = _Folder(state / "vfs", lambda record: record.vf)
@@ -39,28 +38,16 @@ class Store:
     @classmethod
     def open(cls, state: Path) -> Store:
         """Load the records under `state`; raise Refused where another process has them open, HostError."""
-        try:
-            state.mkdir(parents=True, exist_ok=True)
-            lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise HostError(f"cannot use {state}", errno=error.errno or 0) from error
-        with ExitStack() as stack:
-            stack.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused(f"cannot use {state}: another process has it open",
-                              hint="one vfpool-agent runs on a node; stop the other one") from None
-            except OSError as error:
-                raise HostError(f"cannot lock {state}", errno=error.errno or 0) from error
+        with ExitStack() as lock:
+            lock.enter_context(holding(state, hint="one vfpool-agent runs on a node; stop the other one"))
             store = cls(state, lock)
             store._vfs.load()
             store._owed.load()
-            stack.pop_all()
+            store._lock = lock.pop_all()
         return store
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     @property
     def damaged(self) -> list[str]:
@@ -120,6 +107,7 @@ class _Folder:
         self._path = path
         self._name = name
         self._guard = threading.Lock()
+        self._probing = threading.Lock()
         self._records: dict[str, Record] = {}
         self.damaged: list[str] = []
 
@@ -133,21 +121,19 @@ class _Folder:
 
     def write(self, record: Record) -> None:
         path = self._file(record)
-        draft = path.with_suffix(".new")
         try:
-            _write_through(draft, format_record(record))
-            draft.replace(path)
-            self._sync()
+            write_file(path, format_record(record).encode())
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from error
         with self._guard:
             self._records[self._name(record)] = record
 
     def check_writable(self) -> None:
-        probe = self._path / "probe.new"
+        probe = self._path / "probe"
         try:
-            _write_through(probe, " " * _PROBE_BYTES)
-            probe.unlink(missing_ok=True)      # another STATUS may have done it
+            with self._probing:
+                write_file(probe, bytes(_PROBE_BYTES))
+                probe.unlink()
         except OSError as error:
             raise HostError(f"cannot write records in {self._path}", errno=error.errno or 0) from error
 
@@ -156,8 +142,7 @@ class _Folder:
             return
         path = self._file(record)
         try:
-            path.unlink(missing_ok=True)
-            self._sync()
+            delete_file(path)
         except OSError as error:
             raise HostError(f"cannot delete the record {path}", errno=error.errno or 0) from error
         with self._guard:
@@ -167,7 +152,7 @@ class _Folder:
         """Raise HostError where the folder cannot be read, Refused for a later version's records."""
         try:
             self._path.mkdir(exist_ok=True, mode=0o700)
-            for path in sorted(self._path.glob("*.json")):
+            for path in list_records(self._path):
                 self._read(path)
         except OSError as error:
             raise HostError(f"cannot read the records in {self._path}", errno=error.errno or 0) from error
@@ -185,20 +170,6 @@ class _Folder:
 
     def _file(self, record: Record) -> Path:
         return self._path / f"{self._name(record)}.json"
-
-    def _sync(self) -> None:
-        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _write_through(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _attachment_name(record: Record) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sriov.errors import InputError, Refused
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
-from sriov.pools.assignment import Member
+from sriov.pools.assignment import Member, variable_name
 
 VFIO = "/dev/vfio/vfio"
 
@@ -88,16 +88,10 @@ def allocate(resource: str, members: Iterable[Member], ids: Sequence[str]) -> Al
         vfs.append(member.vf)
     nodes = {vf.address: device_nodes(vf) for vf in vfs}
     unique = {node.host_path: node for vf in vfs for node in nodes[vf.address]}
-    key = env_key(resource)
+    key = variable_name(resource)
     info = {str(vf.address): describe(vf, nodes[vf.address]) for vf in vfs}
     env = {key: ",".join(vf.address for vf in vfs), f"{key}_INFO": format_go_json(info)}
     return Allocation(env=env, devices=tuple(unique.values()), vfs=tuple(vfs))
-
-
-def env_key(resource: str) -> str:
-    """`PCIDEVICE_INTEL_COM_SRIOV` of `intel.com/sriov`. Hyphens stay: workloads look for this name."""
-    prefix, _, name = resource.partition("/")
-    return f"PCIDEVICE_{prefix}_{name}".replace(".", "_").upper()
 
 
 def device_nodes(vf: VirtualFunction) -> tuple[DeviceNode, ...]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from pathlib import Path
 import grpc
 
 from deviceplugin.kubeletdir import Identity, identify
-from sriov.errors import HostError, Refused
+from sriov.errors import HostError
+from sriov.unixsocket import make_room
 
 _serial = itertools.count()
 
@@ -34,28 +33,7 @@ def check_unserved(path: Path) -> None:
     The kubelet keeps one client per resource: of two plugins that overlap, it drops the newer one as soon
     as the older one goes.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            owner = "another process, too busy to answer,"      # its backlog is full
-        except OSError as error:
-            reason = error.strerror or str(error)               # a path above 107 bytes has no errno
-            raise HostError(f"cannot connect to {path}: {reason}", errno=error.errno or 0) from error
-        else:
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid, _, _ = struct.unpack("3i", credentials)
-            owner = f"process {pid}" if pid else "a process of another container"
-    raise Refused(
-        f"cannot serve {path}: {owner} serves it",
-        hint="stop the other device plugin for this resource, or rename the resource",
-    )
+    make_room(path, hint="stop the other device plugin for this resource, or rename the resource")
 
 
 @asynccontextmanager

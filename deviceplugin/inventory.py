@@ -4,40 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from deviceplugin.changes import NO_CHANGE, Change, find_change
 from sriov.errors import SriovError
 from sriov.pci import PciAddress
-from sriov.pools.assignment import Assignment, Member
+from sriov.pools.assignment import Assignment, Member, Pool
 
 log = logging.getLogger(__name__)
 
-POLL = 5.0         # seconds; the backstop for a trigger that never came
+POLL = 5.0             # seconds; the backstop for a trigger that never came
+LONGEST_POLL = 60.0
+IDLE_SHARE = 0.002     # of a processor for scans that nothing asked for: those of many VFs come less often
 LONGEST_REST = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one look at the host came to, and by which pools; `generation` counts the pool files, from 1.
+
+    `held`: VFs that pods may have, where those that pools lost to a new file are not expected back; None: all are.
+    """
+
+    pools: tuple[Pool, ...]
+    assignment: Assignment
+    generation: int = 1
+    held: frozenset[PciAddress] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The members of every resource, by full resource name, sorted by address. Version 0: not yet known."""
+    """The members of every resource, by full resource name, sorted by address. Version 0: not yet known.
+
+    `change` is what this version changed; who skipped versions compares the members. `since`: seconds since the
+    epoch.
+    """
 
     version: int
+    since: float = 0.0
+    pools: Mapping[str, Pool] = field(default_factory=lambda: MappingProxyType({}))
     members: Mapping[str, tuple[Member, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    generation: int = 0
+    change: Change = NO_CHANGE
 
     def get_members(self, resource: str) -> tuple[Member, ...]:
         return self.members.get(resource, ())
+
+    def excludes_topology(self, resource: str) -> bool:
+        """Whether the kubelet is not told on which NUMA nodes this resource's VFs are."""
+        return resource in self.pools and self.pools[resource].exclude_topology
 
 
 class Inventory:
     """Owns the current Snapshot. Every stream remembers the version it sent and waits for a newer one.
 
-    All methods belong to the event loop's thread.
+    `pools` are served before anything is known of the host. All methods belong to the event loop's thread.
     """
 
-    def __init__(self) -> None:
-        self._snapshot = Snapshot(version=0)
+    def __init__(self, pools: Iterable[Pool] = ()) -> None:
+        self._snapshot = Snapshot(version=0, since=time.time(), pools=_by_resource(pools))
+        self._failure: str | None = None
         self._published = asyncio.Event()
         self._wanted = asyncio.Event()
 
@@ -45,14 +75,22 @@ class Inventory:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def publish(self, assignment: Assignment) -> Snapshot:
-        """Make what `assignment` says the current snapshot; the same content keeps its version."""
-        members = plan_members(self._snapshot.members, assignment)
-        if self._snapshot.version and members == self._snapshot.members:
-            return self._snapshot
-        log_changes(self._snapshot.members, members)
-        version = self._snapshot.version + 1
-        self._snapshot = Snapshot(version=version, members=MappingProxyType(members))
+    @property
+    def failure(self) -> str | None:
+        """Why the last scan failed; None: it did not."""
+        return self._failure
+
+    def publish(self, view: View) -> Snapshot:
+        """Make what `view` says the current snapshot; the same content keeps its version."""
+        before, pools = self._snapshot, _by_resource(view.pools)
+        members = plan_members(before.members, view.assignment, view.held)
+        same_file = view.generation == before.generation
+        if before.version and same_file and members == before.members and pools == before.pools:
+            return before
+        change = find_change(before.members, members, None if same_file else view.generation)
+        log_change(change)
+        self._snapshot = Snapshot(version=before.version + 1, since=time.time(), pools=pools, change=change,
+                                  members=MappingProxyType(members), generation=view.generation)
         self._published.set()
         self._published = asyncio.Event()
         return self._snapshot
@@ -67,14 +105,24 @@ class Inventory:
         """Ask `run` for a scan: now, or right after the one that is under way."""
         self._wanted.set()
 
-    async def run(self, scan: Callable[[], Assignment], *, poll: float = POLL) -> None:
-        """Scan and publish for ever: at once, on every `rescan`, and each `poll` seconds.
+    async def run(self, scan: Callable[[], View], *, poll: float = POLL) -> None:
+        """Scan and publish for ever: at once, on every `rescan`, and `poll` seconds after the last time.
 
+        After a scan that took long it is more seconds, so that an idle host costs at most IDLE_SHARE.
         `scan` blocks and runs in a thread of its own, never twice at a time. If it raises SriovError or
         OSError, the last snapshot stays and the next turn tries again; anything else is a bug and ends this.
         """
         loop = asyncio.get_running_loop()
-        failure: str | None = None
+        cost = 0.0
+
+        def measure() -> View:
+            nonlocal cost
+            before = time.thread_time()
+            try:
+                return scan()
+            finally:
+                cost = time.thread_time() - before
+
         # Not the loop's own executor: sysfs writes that take seconds may hold all of its threads.
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scan")
         try:
@@ -82,43 +130,45 @@ class Inventory:
                 self._wanted.clear()
                 started = loop.time()
                 try:
-                    assignment = await loop.run_in_executor(executor, scan)
+                    view = await loop.run_in_executor(executor, measure)
                 except (SriovError, OSError) as error:
-                    if str(error) != failure:
-                        failure = str(error)
-                        log.error("cannot scan the host, the last view of it stays: %s", failure)
+                    failure = f"cannot scan the host, the last view of it stays: {error}"
+                    if failure != self._failure:
+                        log.error("%s", failure)
+                    self._failure = failure
                 else:
-                    if failure is not None:
+                    if self._failure is not None:
                         log.info("the host can be scanned again")
-                    failure = None
-                    self.publish(assignment)
+                    self._failure = None
+                    self.publish(view)
                 # A burst of uevents (one for each of hundreds of VFs) costs half a core at most.
                 await asyncio.sleep(min(loop.time() - started, LONGEST_REST))
+                rest = max(poll, min(cost / IDLE_SHARE, LONGEST_POLL))
                 try:
-                    async with asyncio.timeout(poll):
+                    async with asyncio.timeout(rest):
                         await self._wanted.wait()
                 except TimeoutError:
-                    log.debug("no trigger for %s s, scanning all the same", poll)
+                    log.debug("no trigger for %s s, scanning all the same", rest)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
 def plan_members(
-    before: Mapping[str, tuple[Member, ...]], assignment: Assignment
+    before: Mapping[str, tuple[Member, ...]], assignment: Assignment, held: Container[PciAddress] | None = None
 ) -> dict[str, tuple[Member, ...]]:
     """What to advertise: the assignment, and whatever was advertised before and is not in it, as faulty.
 
     The kubelet drops a device that is not listed without a word to the pod that holds it; one that is listed
-    as unhealthy shows in the pod's status. So a VF leaves the list only with the agent.
+    as unhealthy shows in the pod's status. So a VF leaves the list only with its resource, with the agent, or where
+    it is not in `held`, if that is given.
     """
     members = {}
-    for resource in {**before, **assignment.members}:
-        now = assignment.members.get(resource, ())
+    for resource, now in assignment.members.items():
         present = {member.vf.address for member in now}
         missing = [
             replace(member, fault=explain_absence(member.vf.address, assignment))
             for member in before.get(resource, ())
-            if member.vf.address not in present
+            if member.vf.address not in present and (held is None or member.vf.address in held)
         ]
         members[resource] = tuple(sorted([*now, *missing], key=lambda member: member.vf.address.order))
     return members
@@ -131,19 +181,12 @@ def explain_absence(address: PciAddress, assignment: Assignment) -> str:
     return assignment.left_out.get(address, "is not on the host any more")
 
 
-def log_changes(before: Mapping[str, tuple[Member, ...]], after: Mapping[str, tuple[Member, ...]]) -> None:
-    for resource, members in after.items():
-        faults = {member.vf.address: member.fault for member in before.get(resource, ())}
-        for member in members:
-            address = member.vf.address
-            if member.fault is not None and faults.get(address) != member.fault:
-                log.warning("%s: VF %s is unhealthy: %s", resource, address, member.fault)
-            elif member.fault is None and faults.get(address) is not None:
-                log.info("%s: VF %s is healthy again", resource, address)
-        counts = count_healthy(members), len(members)
-        if resource not in before or counts != (count_healthy(before[resource]), len(before[resource])):
-            log.info("%s: %d of %d VFs are healthy", resource, *counts)
+def log_change(change: Change) -> None:
+    for sentence in change.warnings():
+        log.warning("%s", sentence)
+    for sentence in change.news():
+        log.info("%s", sentence)
 
 
-def count_healthy(members: tuple[Member, ...]) -> int:
-    return sum(member.fault is None for member in members)
+def _by_resource(pools: Iterable[Pool]) -> Mapping[str, Pool]:
+    return MappingProxyType({pool.resource: pool for pool in pools})

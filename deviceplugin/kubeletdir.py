@@ -1,21 +1,13 @@
-"""The kubelet's directory on the node: where its sockets are and ours go, and what changes there."""
+"""The kubelet's directory on the node: where its sockets are and ours go."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
-
-log = logging.getLogger(__name__)
-
 KUBELET = Path("/var/lib/kubelet")
-
-_CHANGES = Mask.CREATE | Mask.DELETE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.ONLYDIR
 
 
 class Way(Enum):
@@ -36,6 +28,11 @@ class KubeletDirectory:
     def way(self) -> Way:
         """The watcher where there is one: kubelets make its folder when they start."""
         return Way.WATCHER if (self.root / Way.WATCHER.value).is_dir() else Way.CALL
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where sockets, and the folders for them, appear and go."""
+        return [self.root, *(self.root / way.value for way in Way)]
 
     def socket(self, way: Way, resource: str) -> Path:
         """`plugins_registry/intel.com_sriov.sock`."""
@@ -61,24 +58,3 @@ def identify(path: Path) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Identity(device=found.st_dev, inode=found.st_ino, mtime_ns=found.st_mtime_ns)
-
-
-async def watch(directory: KubeletDirectory, changed: Callable[[], None]) -> None:
-    """Call `changed` whenever something may have appeared in or gone from the three folders; never ends.
-
-    Only a hint: without inotify (its instances and watches are limited per user) it says so and returns,
-    and who depends on it polls.
-    """
-    folders = [directory.root, *(directory.root / way.value for way in Way)]
-    try:
-        with Inotify() as inotify:
-            while True:
-                for folder in folders:
-                    try:
-                        inotify.add_watch(folder, _CHANGES)    # again: a folder made anew is another inode
-                    except (FileNotFoundError, NotADirectoryError):
-                        log.debug("%s does not exist yet", folder)
-                changed()
-                await inotify.get()
-    except OSError as error:
-        log.warning("cannot watch %s, falling back to polling: %s", directory.root, error)

@@ -16,7 +16,7 @@ from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_DevicePluginServicer_
 from deviceplugin.kubelet.pluginregistration_pb2_grpc import add_RegistrationServicer_to_server
 from deviceplugin.session import Session
 from sriov.errors import InputError, Refused, SriovError
-from sriov.pools.assignment import Member, Pool
+from sriov.pools.assignment import Member
 
 VERSION = "v1beta1"
 OPTIONS = api.DevicePluginOptions(get_preferred_allocation_available=True)
@@ -25,8 +25,8 @@ OPTIONS = api.DevicePluginOptions(get_preferred_allocation_available=True)
 class DevicePlugin:
     """`v1beta1.DevicePlugin`: what the kubelet's device manager asks."""
 
-    def __init__(self, pool: Pool, inventory: Inventory, device_info: Path, session: Session) -> None:
-        self._pool = pool
+    def __init__(self, resource: str, inventory: Inventory, device_info: Path, session: Session) -> None:
+        self._resource = resource
         self._inventory = inventory
         self._device_info = device_info
         self._session = session
@@ -43,8 +43,8 @@ class DevicePlugin:
             while True:
                 snapshot = await self._inventory.wait_newer(version)
                 version = snapshot.version
-                members = snapshot.get_members(self._pool.resource)
-                response = format_devices(members, self._pool.exclude_topology)
+                members = snapshot.get_members(self._resource)
+                response = format_devices(members, snapshot.excludes_topology(self._resource))
                 if response != sent:
                     await context.write(response)
                     sent = response
@@ -52,7 +52,7 @@ class DevicePlugin:
     async def GetPreferredAllocation(
         self, request: api.PreferredAllocationRequest, context: grpc.aio.ServicerContext
     ) -> api.PreferredAllocationResponse:
-        members = self._inventory.snapshot.get_members(self._pool.resource)
+        members = self._inventory.snapshot.get_members(self._resource)
         try:
             preferred = [
                 prefer(members, wish.available_deviceIDs, wish.must_include_deviceIDs, wish.allocation_size)
@@ -68,7 +68,7 @@ class DevicePlugin:
         self, request: api.AllocateRequest, context: grpc.aio.ServicerContext
     ) -> api.AllocateResponse:
         """Every container is decided before the first file is written: all of the request or nothing."""
-        resource = self._pool.resource
+        resource = self._resource
         members = self._inventory.snapshot.get_members(resource)
         try:
             allocations = [
@@ -106,11 +106,11 @@ class Registration:
         return watcher.RegistrationStatusResponse()
 
 
-def make_server(pool: Pool, inventory: Inventory, device_info: Path, session: Session) -> grpc.aio.Server:
-    """A server, not yet started, that answers the kubelet for `pool`."""
+def make_server(resource: str, inventory: Inventory, device_info: Path, session: Session) -> grpc.aio.Server:
+    """A server, not yet started, that answers the kubelet for `resource`."""
     server = grpc.aio.server()
-    add_DevicePluginServicer_to_server(DevicePlugin(pool, inventory, device_info, session), server)
-    add_RegistrationServicer_to_server(Registration(pool.resource, session), server)
+    add_DevicePluginServicer_to_server(DevicePlugin(resource, inventory, device_info, session), server)
+    add_RegistrationServicer_to_server(Registration(resource, session), server)
     return server
 
 

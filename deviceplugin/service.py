@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deviceplugin import deviceinfo
 from deviceplugin.endpoint import Endpoint, check_unserved, serving
+from deviceplugin.folders import watch
 from deviceplugin.inventory import Inventory
-from deviceplugin.kubeletdir import KubeletDirectory, Way, watch
+from deviceplugin.kubeletdir import KubeletDirectory, Way
 from deviceplugin.plugin import make_server
 from deviceplugin.registration import Registrar, backoff
 from deviceplugin.session import Session
 from sriov.errors import HostError, Refused, SriovError
-from sriov.pools.assignment import Pool
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +30,49 @@ class ServiceConfig:
     poll: float = 5.0                 # seconds; the backstop for inotify
 
 
-async def serve(config: ServiceConfig, pools: Sequence[Pool], inventory: Inventory) -> None:
-    """Serve each pool's resource until cancelled; then the sockets are gone.
+class Service:
+    """Serves the resources of the inventory's pools, those that it has at the moment."""
 
-    Failures of registration are logged, once per change, and tried again: this never gives up.
-    """
-    resources = [Resource(config, pool, inventory) for pool in pools]
+    def __init__(self, config: ServiceConfig, inventory: Inventory) -> None:
+        self._config = config
+        self._inventory = inventory
+        self._served: dict[str, tuple[Resource, asyncio.Task[None]]] = {}
 
-    def wake_all() -> None:
-        for resource in resources:
+    @property
+    def problems(self) -> Mapping[str, str | None]:
+        """By resource, why the kubelet does not take its VFs from us; None where it does."""
+        return {name: resource.problem for name, (resource, _) in self._served.items()}
+
+    async def run(self) -> None:
+        """Serve until cancelled; then the sockets are gone.
+
+        Resources that a newer snapshot has are served from then on; the sockets of those that it has not are
+        closed, upon which the kubelet gives their VFs to no more pods. Failures of registration are logged, once
+        per change, and tried again: this never gives up.
+        """
+        folders = self._config.kubelet.folders
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(self._config.kubelet.root, lambda: folders, self._wake_all),
+                              name="watch the kubelet's directory")
+            snapshot = self._inventory.snapshot
+            while True:
+                await self._end([name for name in self._served if name not in snapshot.pools])
+                for name in snapshot.pools:
+                    if name not in self._served:
+                        resource = Resource(self._config, name, self._inventory)
+                        self._served[name] = resource, tasks.create_task(resource.run(), name=f"serve {name}")
+                snapshot = await self._inventory.wait_newer(snapshot.version)
+
+    async def _end(self, names: Sequence[str]) -> None:
+        tasks = [self._served.pop(name)[1] for name in names]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)      # a resource of the same name may come again, to the same path
+
+    def _wake_all(self) -> None:
+        for resource, _ in self._served.values():
             resource.wake.set()
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch(config.kubelet, wake_all), name="watch the kubelet's directory")
-        for pool, resource in zip(pools, resources, strict=True):
-            tasks.create_task(resource.run(), name=f"serve {pool.resource}")
 
 
 class Resource:
@@ -54,15 +82,23 @@ class Resource:
     the session, so that lost and spurious hints do no harm.
     """
 
-    def __init__(self, config: ServiceConfig, pool: Pool, inventory: Inventory) -> None:
+    def __init__(self, config: ServiceConfig, resource: str, inventory: Inventory) -> None:
         self.wake = asyncio.Event()
         self._config = config
-        self._pool = pool
+        self._resource = resource
         self._inventory = inventory
+        self._session: Session | None = None
         self._reported: str | None = None
         self._delays = backoff(0.5, 30)
         self._graces = backoff(config.stream_grace, 60)
         self._grace = next(self._graces)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the kubelet does not list its VFs; None: it does."""
+        if self._session is not None and self._session.streams:
+            return None
+        return self._reported or "waiting for the kubelet"
 
     async def run(self) -> None:
         while True:
@@ -70,7 +106,7 @@ class Resource:
             try:
                 await self._serve()
             except OSError as error:      # a kubelet that starts wipes its folder under our feet
-                self._report(HostError(f"cannot serve {self._pool.resource}: {error}"))
+                self._report(HostError(f"cannot serve {self._resource}: {error}"))
                 await self._wait(next(self._delays))
             except SriovError as error:
                 self._report(error)
@@ -78,12 +114,12 @@ class Resource:
 
     async def _serve(self) -> None:
         """Serve one incarnation of the socket, until it has to be made anew; raise if it cannot be served."""
-        kubelet, resource = self._config.kubelet, self._pool.resource
+        kubelet, resource = self._config.kubelet, self._resource
         for way in Way:
             check_unserved(kubelet.socket(way, resource))
         way = kubelet.way()
-        session = Session(self.wake.set)
-        server = make_server(self._pool, self._inventory, self._config.device_info, session)
+        session = self._session = Session(self.wake.set)
+        server = make_server(resource, self._inventory, self._config.device_info, session)
         async with serving(server, kubelet.socket(way, resource)) as endpoint:
             log.info("%s: serving on %s", resource, endpoint.path)
             match way:
@@ -98,7 +134,7 @@ class Resource:
             self.wake.clear()
             left = self._grace_left(session)
             if session.refusal is not None:
-                self._report(Refused(f"the kubelet refuses {self._pool.resource}: {session.refusal}"))
+                self._report(Refused(f"the kubelet refuses {self._resource}: {session.refusal}"))
                 # It tries again by itself if the name was wrong, but not if connecting failed. No shortcut
                 # by `wake`: making a socket wakes us.
                 await asyncio.sleep(next(self._delays))
@@ -107,21 +143,21 @@ class Resource:
             elif session.registered:
                 self._registered()
             if left == 0.0:
-                log.warning("%s: the kubelet has no stream open, making the socket anew", self._pool.resource)
+                log.warning("%s: the kubelet has no stream open, making the socket anew", self._resource)
                 self._renew_grace(session)
                 return
             await self._wait(left)
-        log.warning("%s: %s was deleted, making it anew", self._pool.resource, endpoint.path)
+        log.warning("%s: %s was deleted, making it anew", self._resource, endpoint.path)
 
     async def _keep_called(self, endpoint: Endpoint, session: Session) -> None:
         """Until the socket is gone (a kubelet removes them all when it starts) or the way has changed."""
         kubelet = self._config.kubelet
-        registrar = Registrar(kubelet.kubelet_socket, endpoint, self._pool.resource, session)
+        registrar = Registrar(kubelet.kubelet_socket, endpoint, self._resource, session)
         while endpoint.present():
             self.wake.clear()
             left = self._grace_left(session)
             if left == 0.0:
-                log.warning("%s: the kubelet has no stream open, registering again", self._pool.resource)
+                log.warning("%s: the kubelet has no stream open, registering again", self._resource)
                 self._renew_grace(session)
                 registrar.forget()
             due = registrar.wait_seconds(self._config.stream_grace)
@@ -131,11 +167,11 @@ class Resource:
                 await self._attempt(registrar, endpoint)
                 continue
             await self._wait(min((seconds for seconds in (left, due) if seconds is not None), default=None))
-        log.warning("%s: %s was deleted, making it anew", self._pool.resource, endpoint.path)
+        log.warning("%s: %s was deleted, making it anew", self._resource, endpoint.path)
 
     async def _attempt(self, registrar: Registrar, endpoint: Endpoint) -> None:
         """Register, or give up as soon as the socket is gone: the kubelet dials a missing one for 10 s."""
-        attempt = asyncio.create_task(registrar.attempt(), name=f"register {self._pool.resource}")
+        attempt = asyncio.create_task(registrar.attempt(), name=f"register {self._resource}")
         attempt.add_done_callback(lambda _: self.wake.set())
         try:
             while not attempt.done() and endpoint.present():
@@ -177,11 +213,11 @@ class Resource:
 
     def _registered(self) -> None:
         if self._reported != "":
-            log.info("%s: registered with the kubelet", self._pool.resource)
+            log.info("%s: registered with the kubelet", self._resource)
         self._reported = ""
         self._delays = backoff(0.5, 30)
 
     def _report(self, error: SriovError) -> None:
         if str(error) != self._reported:
             self._reported = str(error)
-            log.error("%s: %s; trying again", self._pool.resource, error)
+            log.error("%s: %s; trying again", self._resource, error)

@@ -126,6 +126,11 @@ class VirtualFunction(PciFunction):
         """A kernel driver holds it but this namespace has no netdev of it: it is in a pod."""
         return self.driver is not None and not self.userspace and self.link is None
 
+    @property
+    def maybe_open(self) -> bool:
+        """A uio driver holds it: unlike vfio's, none of them tells whether a process has it open."""
+        return self.driver is not None and "uio" in self.driver
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhysicalFunction(PciFunction):

@@ -26,19 +26,20 @@ PARTS_OF_SRIOV = (
 )
 
 PURE = (
-    "sriov.errors", "sriov.pci", "sriov.model",
+    "sriov.errors", "sriov.pci", "sriov.model", "sriov.status",
     *(f"sriov.host.{name}" for name in ("nlattr", "linkinfo", "vfinfo", "routes", "ties", "known")),
     *(f"sriov.pools.{name}" for name in (
         "assignment", "documents", "jsonnodes", "scalars", "patterns", "ranges", "selectors", "poolformat",
-        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "override")),
+        "dpfields", "dpselectors", "dpconfig", "overlap", "advice", "prospects", "override", "yamlsyntax",
+        "drivernames")),
     *(f"sriov.diagnosis.{name}" for name in ("causes", "modprobe", "symptoms")),
     *(f"sriov.provision.{name}" for name in ("plan", "steps", "state", "guards", "ownership", "claims")),
     *(f"sriov.views.{name}" for name in (
-        "tables", "exports", "report", "drawing", "plantext", "explanation", "stories")),
+        "tables", "exports", "report", "drawing", "plantext", "explanation", "stories", "statustext")),
     *(f"cni.{name}" for name in (
         "protocol", "result", "netconf", "values", "record", "steps", "annotation", "selection", "networkref",
         "fields", "grammar")),
-    "deviceplugin.allocation",
+    "deviceplugin.allocation", "deviceplugin.changes",
     *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )
 
@@ -54,7 +55,8 @@ HOMES = {
     "yaml": ("sriov.pools.yamlnodes", "sriov.views.output"),    # reads with places; writes documents
     "pyudev": ("sriov.host.udev",),
     "pyroute2": ("sriov.host.netlink",),
-    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint", "deviceplugin.kubelet.*"),
+    "grpc": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.endpoint",
+             "deviceplugin.podresources", "deviceplugin.kubelet.*"),
     "google.protobuf": ("deviceplugin.plugin", "deviceplugin.registration", "deviceplugin.kubelet.*"),
     "asyncinotify": ("deviceplugin.*",),
     "kubernetes": ("deviceplugin.*", "admission.*"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from sriov.commands.invocation import DONE, Node, load_file, status_of, write_file
+from sriov.commands.invocation import DONE, Node, load_file, show_owners, status_of, write_file
 from sriov.host.sysfs import Sysfs
 from sriov.pools.assignment import PoolFile, assign
 from sriov.views.exports import assignment_document
@@ -18,25 +18,31 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
         return _check_host(file, arguments, node, output)
     output.warn(file.warnings)
     output.show({"resources": {pool.resource: None for pool in file.pools}, "warnings": list(file.warnings)},
-                lambda: "\n".join(_describe(file)))
+                lambda: "\n".join(_describe(file)) or _say_nothing(arguments.node))
     return DONE
 
 
 def _check_host(file: PoolFile, arguments: argparse.Namespace, node: Node, output: Output) -> int:
     from sriov.pools.advice import warn_of_entries, warn_of_pools
+    from sriov.pools.prospects import find_prospects
     from sriov.views.drawing import draw
     from sriov.views.report import format_assignment
 
     host = node.discover(Sysfs(arguments.sysfs))
     assignment = assign(host, file.pools)
+    prospects = find_prospects(file.pools, file.physical_functions, host, assignment)
     warnings = [*file.warnings, *warn_of_entries(file.physical_functions, host),
-                *warn_of_pools(file.pools, host, assignment)]
+                *warn_of_pools(file.pools, host, assignment, file.physical_functions)]
     output.warn(warnings)
     if arguments.svg is not None:
-        write_file(arguments.svg, draw(host, assignment, node.read_owners(arguments.state_dir)))
+        write_file(arguments.svg, draw(host, assignment, show_owners(arguments, node, output)))
     output.show({**assignment_document(host, assignment), "warnings": warnings},
-                lambda: format_assignment(host, assignment, output.paint))
+                lambda: format_assignment(host, assignment, output.paint, prospects))
     return status_of(host)
+
+
+def _say_nothing(node: str | None) -> str:
+    return "no pool and no entry" if node is None else f"no pool and no entry for node {node}"
 
 
 def _describe(file: PoolFile) -> Iterator[str]:

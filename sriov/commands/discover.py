@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sriov.commands.invocation import Node, status_of, write_file
+from sriov.commands.invocation import Node, show_owners, status_of, write_file
 from sriov.host.sysfs import Sysfs
 from sriov.views.exports import host_document
 from sriov.views.output import Output
@@ -16,6 +16,6 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     if arguments.svg is not None:
         from sriov.views.drawing import draw
 
-        write_file(arguments.svg, draw(host, None, node.read_owners(arguments.state_dir)))
+        write_file(arguments.svg, draw(host, None, show_owners(arguments, node, output)))
     output.show(host_document(host), lambda: format_host(host, output.paint))
     return status_of(host)

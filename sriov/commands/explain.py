@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sriov.commands.invocation import Node, load_file, status_of
+from sriov.commands.names import find_function
 from sriov.diagnosis.causes import Wishes, diagnose
 from sriov.diagnosis.examination import Examination
 from sriov.diagnosis.symptoms import Symptoms
@@ -39,15 +40,15 @@ Answer: TypeAlias = tuple[Json, Callable[[], str]]    # for programs, for people
 
 
 def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
-    address = None if arguments.address is None else PciAddress.parse(arguments.address)
     file = load_file(arguments)
     host = node.discover(Sysfs(arguments.sysfs))
-    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
+    symptoms = Examination(arguments.sysfs, arguments.host_root, arguments.proc).examine(host)
     host = replace(host, unreadable=tuple(sorted({*host.unreadable, *symptoms.unreadable})))
     findings = by_device(diagnose(host, symptoms, Wishes.of(file, host)))
     output.warn(file.warnings)
     explainer = _Explainer(host=host, file=file, symptoms=symptoms, findings=findings, paint=output.paint)
-    document, text = explainer.all() if address is None else explainer.one(address)
+    document, text = explainer.all() if arguments.address is None else explainer.one(
+        find_function(host, arguments.address))
     output.show({**document, "warnings": list(file.warnings), "unreadable": list(host.unreadable)},
                 lambda: text() + format_unreadable(host))
     return status_of(host)

@@ -13,7 +13,7 @@ from sriov.diagnosis.symptoms import Symptoms
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from sriov.pools.override import Override
-from sriov.provision.apply import Terms, plan_jobs, pool_file_jobs
+from sriov.provision.apply import Terms, find_abandoned, plan_jobs, pool_file_jobs
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
 from sriov.provision.makers import read_claims
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
     jobs = pool_file_jobs(host, file)
     plan = plan_jobs(Executor(sysfs), jobs, terms_of(arguments, node, ledger))
     fits = "the node fits the file" if jobs else "no entry of the file matches a PF of this node"
-    symptoms = Examination(arguments.sysfs, arguments.root).examine(host)
-    warnings = [*file.warnings, *(f"set aside a damaged record: {damaged}" for damaged in ledger.damaged),
-                *_foresee(plan, symptoms)]
+    symptoms = Examination(arguments.sysfs, arguments.host_root, arguments.proc).examine(host)
+    warnings = [*file.warnings, *(f"damaged record: {damaged}" for damaged in ledger.damaged),
+                *find_abandoned(host, file, ledger), *_foresee(plan, symptoms)]
     output.warn(warnings)
 
     def text() -> str:
@@ -45,13 +45,17 @@ def run(arguments: argparse.Namespace, node: Node, output: Output) -> int:
 
 
 def terms_of(arguments: argparse.Namespace, node: Node, ledger: Ledger) -> Terms:
-    """On what terms this node's host may be changed: VFs of pods and PFs of other programs are theirs."""
+    """On what terms this node's host may be changed: VFs of pods and PFs of other programs are theirs.
+
+    Raises HostError where it cannot be told which VFs pods have.
+    """
     owners = node.read_owners(arguments.state_dir)
+    has_given = node.open_kubelet(arguments.kubelet_dir)
 
     def in_use(vf: VirtualFunction) -> bool:
-        return vf.away or vf.address in owners
+        return vf.away or vf.maybe_open or vf.address in owners or has_given(vf)
 
-    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.root),
+    return Terms(in_use=in_use, ledger=ledger, read_claims=partial(read_claims, root=arguments.host_root),
                  overrides={Override(each) for each in arguments.force})
 
 

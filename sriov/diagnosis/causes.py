@@ -25,11 +25,12 @@ _NO_IOMMU = frozenset({"intel_iommu=off", "amd_iommu=off", "iommu=off"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that stands in the way of `device`, and what to do about it."""
+    """Something that stands in the way of `device`, and what to do about it; `reboot`: which takes one."""
 
     device: PciAddress
     problem: str
     action: str
+    reboot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def diagnose(host: Host, symptoms: Symptoms, wishes: Wishes) -> tuple[Finding, .
         for vf in pf.vfs:
             findings += _of_vf(vf, symptoms, wishes.drivers.get(vf.address), sharers)
     for other in host.others:
-        findings += _of_other(other)
+        findings += [finding] if (finding := find_missing_capability(other)) is not None else []
     return tuple(findings)
 
 
@@ -69,13 +70,8 @@ def _of_pf(pf: PhysicalFunction, symptoms: Symptoms, wanted: int) -> Iterator[Fi
     def found(problem: str, action: str) -> Finding:
         return Finding(device=pf.address, problem=problem, action=action)
 
-    if pf.total_vfs == 0:
-        yield found("it can have no VFs (sriov_totalvfs is 0)", _enable_in_firmware(pf))
-    elif wanted > pf.total_vfs:
-        yield found(f"{wanted} VFs are wanted, it can have {pf.total_vfs} at most (sriov_totalvfs)",
-                    f"ask for {pf.total_vfs} or fewer" + (
-                        f", or set NUM_OF_VFS={wanted} with mlxconfig -d {pf.address} and reboot"
-                        if pf.vendor == _NVIDIA else ""))
+    if (limit := find_limit(pf, wanted)) is not None:
+        yield limit
     if pf.driver is None:
         yield from _without_driver(pf, symptoms)
     elif pf.userspace:
@@ -94,6 +90,29 @@ def _of_pf(pf: PhysicalFunction, symptoms: Symptoms, wanted: int) -> Iterator[Fi
         yield from find_obstacles(pf, symptoms, wanted)
     for tie in pf.ties:
         yield found(f"the node itself needs it: it {tie}", "give the node another NIC for that, or use another PF")
+
+
+def find_limit(pf: PhysicalFunction, wanted: int) -> Finding | None:
+    """Why the PF cannot have `wanted` VFs, or any at all, whatever there is room for."""
+    if pf.total_vfs == 0:
+        return Finding(device=pf.address, problem="it can have no VFs (sriov_totalvfs is 0)", reboot=True,
+                       action=_enable_in_firmware(pf))
+    if wanted <= pf.total_vfs:
+        return None
+    # Of other vendors' cards the limit is the hardware's, or a setup's of which nothing is known here.
+    settable = pf.vendor == _NVIDIA
+    more = f", or set NUM_OF_VFS={wanted} with mlxconfig -d {pf.address} and reboot" if settable else ""
+    return Finding(device=pf.address, action=f"ask for {pf.total_vfs} or fewer{more}", reboot=settable,
+                   problem=f"{wanted} VFs are wanted, it can have {pf.total_vfs} at most (sriov_totalvfs)")
+
+
+def find_missing_capability(other: PciFunction) -> Finding | None:
+    """Why a NIC whose driver makes VFs is no PF; None where there is nothing to be said of it."""
+    if other.driver not in _MAKERS or (other.driver == "mlx5_core" and other.device in _MLX5_VFS):
+        return None
+    return Finding(device=other.address, action=_enable_in_firmware(other), reboot=True,
+                   problem=f"its driver {other.driver} makes VFs, but it shows no SR-IOV capability (no "
+                           "sriov_totalvfs in sysfs): SR-IOV is off in its firmware, or the card has none")
 
 
 def find_obstacles(pf: PhysicalFunction, symptoms: Symptoms, wanted: int) -> Iterator[Finding]:
@@ -120,13 +139,6 @@ def _room(pf: PhysicalFunction, capability: Capability, wanted: int) -> Iterator
                "turn on 'Above 4G decoding' and SR-IOV in the machine's firmware setup, or boot with pci=realloc")
 
 
-def _of_other(other: PciFunction) -> Iterator[Finding]:
-    if other.driver in _MAKERS and not (other.driver == "mlx5_core" and other.device in _MLX5_VFS):
-        yield Finding(device=other.address, action=_enable_in_firmware(other),
-                      problem=f"its driver {other.driver} makes VFs, but it shows no SR-IOV capability (no "
-                              "sriov_totalvfs in sysfs): SR-IOV is off in its firmware, or the card has none")
-
-
 def _enable_in_firmware(function: PciFunction) -> str:
     if function.vendor == _NVIDIA:
         return f"mlxconfig -d {function.address} set SRIOV_EN=1 NUM_OF_VFS=8, then reboot"
@@ -147,7 +159,7 @@ def _of_vf(vf: VirtualFunction, symptoms: Symptoms, wanted: Driver | None, share
             yield found(problem, action)
     elif vf.driver is None:
         yield from _without_driver(vf, symptoms)
-    userspace = "vfio" in str(wanted) if named else vf.userspace
+    userspace = "vfio" in str(wanted if named else vf.driver)      # uio needs no IOMMU
     if userspace and vf.noiommu:
         yield found("vfio runs it without an IOMMU (noiommu mode): its user can read and write all memory",
                     "use it in tests only; else " + _turn_on_iommu(symptoms))

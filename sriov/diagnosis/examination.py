@@ -22,21 +22,23 @@ from sriov.model import Host, PhysicalFunction
 from sriov.pci import PciAddress
 
 _MODPROBE = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d")
+_MODULES = "lib/modules", "usr/lib/modules"
 
 _Value = TypeVar("_Value")
 
 
 class Examination:
-    """One look at what is below `sysfs` and, for all else, below `root`."""
+    """One look at what is below `sysfs`, at the kernel's `proc`, and for all else below `root`, the host's /."""
 
-    def __init__(self, sysfs: Path, root: Path) -> None:
+    def __init__(self, sysfs: Path, root: Path, proc: Path = Path("/proc")) -> None:
         self._sysfs = os.fspath(sysfs)
         self._root = os.fspath(root)
+        self._proc = os.fspath(proc)
         self._unreadable: list[str] = []
 
     def examine(self, host: Host) -> Symptoms:
         """The symptoms; what could not be read is None or empty, and named in `unreadable`."""
-        options = (self._try(lambda: read_if_any(self._path("proc/cmdline")), None) or "").split()
+        options = (self._try(lambda: read_if_any(f"{self._proc}/cmdline"), None) or "").split()
         return Symptoms(
             has_iommu=self._try(self._find_iommu, None),
             boot_options=tuple(options),
@@ -52,15 +54,20 @@ class Examination:
         return any(read_if_any(f"{folder}/{group}/name") != "vfio-noiommu" for group in list_folder(folder))
 
     def _modules(self, options: Sequence[str]) -> Modules:
-        release = self._try(lambda: read_if_any(self._path("proc/sys/kernel/osrelease")), None)
+        release = self._try(lambda: read_if_any(f"{self._proc}/sys/kernel/osrelease"), None)
         listed, builtin, aliases = (
-            self._text(self._path(f"lib/modules/{release}/{name}")) if release else None
+            self._find_module_file(release, name) if release else None
             for name in ("modules.dep", "modules.builtin", "modules.alias"))
         return Modules(
             names=None if listed is None else parse_module_names(listed, builtin or ""),
             by_ids=parse_pci_aliases(aliases or ""),
             blocks=(*self._blocks(), *parse_boot_options(options)),
         )
+
+    def _find_module_file(self, release: str, name: str) -> str | None:
+        # /lib is a link to /usr/lib, which a container may have of the host without the link.
+        texts = (self._text(self._path(f"{folder}/{release}/{name}")) for folder in _MODULES)
+        return next((text for text in texts if text is not None), None)
 
     def _blocks(self) -> list[Block]:
         folders = [self._path(folder) for folder in _MODPROBE]

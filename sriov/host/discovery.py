@@ -9,7 +9,7 @@ from typing import Protocol
 from sriov.errors import HostError, SriovError
 from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
-from sriov.host.routes import Address, DefaultRoute
+from sriov.host.routes import Address, Route
 from sriov.host.sysfs import Sysfs
 from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link, PhysicalFunction
@@ -20,7 +20,7 @@ class RoutingTables(Protocol):
     """What `Links` dumps beside links."""
 
     def dump_addresses(self) -> tuple[Address, ...]: ...
-    def dump_default_routes(self) -> tuple[DefaultRoute, ...]: ...
+    def dump_routes(self) -> tuple[Route, ...]: ...
 
 
 class DevlinkFacts(Protocol):
@@ -30,9 +30,16 @@ class DevlinkFacts(Protocol):
     def firmware_package(self, address: PciAddress) -> str | None: ...
 
 
-def discover(sysfs: Sysfs) -> Host:
+class Packages(Protocol):
+    """What `PackageMemory` does."""
+
+    def recall(self, pf: PhysicalFunction, ask: Callable[[PciAddress], str | None]) -> str | None: ...
+
+
+def discover(sysfs: Sysfs, packages: Packages | None = None) -> Host:
     """The host of the calling thread's network namespace, which must be the one that `sysfs` shows.
 
+    `packages` may know firmware packages from an earlier look; None: each driver is asked.
     Raises HostError where its links cannot be listed; what else cannot be read is named in `Host.unreadable`.
     """
     with Links.open() as links:
@@ -40,7 +47,7 @@ def discover(sysfs: Sysfs) -> Host:
         host = add_ties(sysfs.scan(dumped), dumped, links)
     try:
         with Devlink.open() as devlink:
-            return add_devlink(host, devlink)
+            return add_devlink(host, devlink, packages)
     except HostError as error:
         return _with_unreadable(host, [str(error)])
 
@@ -52,26 +59,37 @@ def add_ties(host: Host, links: tuple[Link, ...], tables: RoutingTables) -> Host
     routes is not for anybody else to take.
     """
     try:
-        ties = find_ties(links, tables.dump_addresses(), tables.dump_default_routes())
+        addresses, routes = tables.dump_addresses(), tables.dump_routes()
     except HostError as error:
         doubt = (f"may carry the node's addresses and routes: {error}",)
-        host, ties = _with_unreadable(host, [str(error)]), {link.index: doubt for link in links}
-    return tie_functions(host, links, ties)
+        ties = {link.index: doubt for link in links}
+        return tie_functions(_with_unreadable(host, [str(error)]), links, ties, ties)
+    # A network manager asks DHCP servers and routers for addresses on whatever is up: nobody meant a VF by that.
+    meant = find_ties(links, [each for each in addresses if each.lasting],
+                      [each for each in routes if each.prefix == 0])
+    return tie_functions(host, links, find_ties(links, addresses, routes), meant)
 
 
-def add_devlink(host: Host, devlink: DevlinkFacts) -> Host:
+def add_devlink(host: Host, devlink: DevlinkFacts, packages: Packages | None = None) -> Host:
     """The host, each PF that a driver has with its eswitch mode and firmware package."""
     unreadable: list[str] = []
 
-    def ask(question: Callable[[PciAddress], str | None], pf: PhysicalFunction) -> str | None:
+    def ask(question: Callable[[PhysicalFunction], str | None], pf: PhysicalFunction) -> str | None:
         try:
-            return question(pf.address)
+            return question(pf)
         except SriovError as error:
             unreadable.append(str(error))
             return None
 
+    def read_mode(pf: PhysicalFunction) -> str | None:
+        return devlink.eswitch_mode(pf.address)
+
+    def read_package(pf: PhysicalFunction) -> str | None:
+        question = devlink.firmware_package
+        return question(pf.address) if packages is None else packages.recall(pf, question)
+
     pfs = tuple(
-        replace(pf, eswitch=ask(devlink.eswitch_mode, pf), firmware_package=ask(devlink.firmware_package, pf))
+        replace(pf, eswitch=ask(read_mode, pf), firmware_package=ask(read_package, pf))
         if pf.driver is not None and not pf.userspace else pf
         for pf in host.pfs
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from sriov.durable import write_file
 from sriov.errors import InputError
 from sriov.host.known import Known, format_known, parse_known, recall, remember
 from sriov.model import Host
@@ -45,18 +45,8 @@ class KnownFile:
             self.trouble = f"what was known of netdevs in pods is of another boot: {self._path}"
 
     def _write(self) -> None:
-        draft = self._path.with_suffix(".new")
         try:
-            with draft.open("w") as file:
-                file.write(format_known(self._known))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_file(self._path, format_known(self._known).encode())
         except OSError as error:
             self.trouble = f"cannot keep what is known of netdevs: {_say(self._path, error)}"
         else:

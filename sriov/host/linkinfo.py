@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sriov.host.nlattr import Attributes, attribute
+from sriov.host.nlattr import Attributes, attribute, attributes, find_value
 from sriov.model import Link, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -26,8 +26,10 @@ _IFLA_VFINFO_LIST, _IFLA_LINK_NETNSID, _IFLA_PHYS_PORT_NAME, _IFLA_INFO_KIND = 2
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_PARENT_DEV_NAME, _IFLA_PARENT_DEV_BUS_NAME = 52, 53, 56, 57
 _IFLA_BROADCAST, _IFLA_TXQLEN, _IFLA_LINKMODE, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_XDP = 2, 13, 17, 20, 27, 43
 _IFLA_XDP_FD, _IFLA_XDP_FLAGS = 1, 3
+_IFLA_VF_INFO = 1
 _IFLA_VF_MAC, _IFLA_VF_VLAN, _IFLA_VF_SPOOFCHK, _IFLA_VF_LINK_STATE = 1, 2, 4, 5
 _IFLA_VF_RATE, _IFLA_VF_TRUST, _IFLA_VF_VLAN_LIST = 6, 9, 12
+_LINK_STATES = frozenset(LinkState)
 
 _NUMBERS = {         # fields of LinkTraits that are 32 bits on the wire
     "queue_length": _IFLA_TXQLEN, "group": _IFLA_GROUP, "gso_max_segs": 40, "gso_max_size": 41,
@@ -152,11 +154,17 @@ def decode_link(raw: bytes) -> Link:
 
 def decode_vf_settings(raw: bytes) -> Iterator[tuple[int, VfSettings]]:
     """Index and settings of each VF in a message about a PF's netdev."""
-    for _, info in Attributes(raw[_LINK_ATTRIBUTES:]).nested(_IFLA_VFINFO_LIST):
-        yield _vf_settings(info)
+    # The list's length has 16 bits, for some 330 VFs; with more of them the kernel lets it overflow (nla_nest_end).
+    # What follows the list is of other types (rtnl_fill_ifinfo).
+    for kind, info in attributes(find_value(raw[_LINK_ATTRIBUTES:], _IFLA_VFINFO_LIST)):
+        if kind != _IFLA_VF_INFO:
+            return
+        if (found := _vf_settings(info)) is not None:
+            yield found
 
 
-def _vf_settings(raw: bytes) -> tuple[int, VfSettings]:
+def _vf_settings(raw: bytes) -> tuple[int, VfSettings] | None:
+    """None where it does not say which VF it is about."""
     found = Attributes(raw)
 
     def flag(kind: int) -> bool | None:
@@ -164,12 +172,15 @@ def _vf_settings(raw: bytes) -> tuple[int, VfSettings]:
         pair = found.numbers(kind, "=II")
         return None if pair is None or pair[1] == 0xFFFFFFFF else bool(pair[1])
 
-    index = found.numbers(_IFLA_VF_MAC, "=I") or (-1,)
+    index = found.number(_IFLA_VF_MAC)
+    if index is None:
+        return None
     vlan = found.numbers(_IFLA_VF_VLAN, "=III") or (None, None, None)
     rates = found.numbers(_IFLA_VF_RATE, "=III") or (None, None, None)
     state = found.numbers(_IFLA_VF_LINK_STATE, "=II")
-    protos = [struct.unpack_from(">H", info, 12)[0] for _, info in found.nested(_IFLA_VF_VLAN_LIST)]
-    return index[0], VfSettings(
+    protos = [struct.unpack_from(">H", info, 12)[0] for _, info in found.nested(_IFLA_VF_VLAN_LIST)
+              if len(info) >= 14]
+    return index, VfSettings(
         mac=found.mac(_IFLA_VF_MAC, 4),
         vlan=vlan[1],
         vlan_qos=vlan[2],
@@ -178,5 +189,5 @@ def _vf_settings(raw: bytes) -> tuple[int, VfSettings]:
         trust=flag(_IFLA_VF_TRUST),
         min_tx_rate=rates[1],
         max_tx_rate=rates[2],
-        link_state=None if state is None else LinkState(state[1]),
+        link_state=LinkState(state[1]) if state is not None and state[1] in _LINK_STATES else None,
     )

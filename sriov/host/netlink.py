@@ -35,7 +35,7 @@ from sriov.host.linkinfo import (
 )
 from sriov.host.nlattr import HEADER
 from sriov.host.nlsocket import NetlinkSocket
-from sriov.host.routes import Address, DefaultRoute, LinkRoute, RouteOptions
+from sriov.host.routes import Address, LinkRoute, Route, RouteOptions
 from sriov.host.vfinfo import encode_vf_changes
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
@@ -171,8 +171,17 @@ class Links:
     # -- what a PF enforces on its VFs -----------------------------------------------------------------
 
     def vf_settings(self, pf_index: int) -> dict[int, VfSettings]:
-        """What PF `pf_index` enforces on each of its VFs, by VF index."""
-        message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        """What PF `pf_index` enforces on each of its VFs, by VF index; nothing of VFs that the kernel keeps back.
+
+        It does so of all of them where they are too many for one attribute (EMSGSIZE), and there is no other way
+        to ask.
+        """
+        try:
+            message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        except HostError as error:
+            if error.errno == errno.EMSGSIZE:
+                return {}
+            raise
         if message is None:
             raise Gone(f"cannot read VF attributes: there is no link {pf_index}")
         return dict(decode_vf_settings(message))
@@ -233,20 +242,20 @@ class Links:
         found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
         return tuple(address for raw in found if (address := routes.decode_address(raw)))
 
-    def dump_routes(self) -> tuple[LinkRoute, ...]:
-        """The routes of all tables and both IP versions that lead over links."""
+    def dump_link_routes(self) -> tuple[LinkRoute, ...]:
+        """The routes of all tables and both IP versions, by the links that they themselves name."""
         found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes")
-        return tuple(route for raw in found for route in routes.decode_route(raw))
+        return tuple(route for raw in found for route in routes.decode_link_routes(raw))
 
-    def dump_default_routes(self) -> tuple[DefaultRoute, ...]:
-        """The default routes of all tables and both IP versions, each with its links."""
-        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.is_default_route)
-        defaults = [routes.decode_default_route(raw) for raw in found]
-        if any(route.nexthop is not None for route in defaults):    # sysctl net.ipv4.nexthop_compat_mode=0
+    def dump_routes(self) -> tuple[Route, ...]:
+        """The routes of all tables and both IP versions, each with its links; not those that addresses bring."""
+        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.counts)
+        decoded = [routes.decode_route(raw) for raw in found]
+        if any(route.nexthop is not None for route in decoded):    # sysctl net.ipv4.nexthop_compat_mode=0
             nexthops = routes.decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))
-            defaults = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
-                        for route in defaults]
-        return tuple(defaults)
+            decoded = [replace(route, links=route.links or nexthops.get(route.nexthop or 0, ()))
+                       for route in decoded]
+        return tuple(decoded)
 
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:
@@ -271,17 +280,19 @@ class LinkEvents:
     def close(self) -> None:
         self._socket.close()
 
-    def drain(self) -> None:
-        """Throw away what is queued."""
+    def drain(self) -> bool:
+        """Throw away what is queued; whether there was any."""
+        found = False
         while True:
             try:
                 self._socket.recv(65536)
             except BlockingIOError:
-                return
+                return found
             except OSError as error:
                 # More came than the buffer holds: the lost ones would have said the same.
                 if error.errno != errno.ENOBUFS:
                     raise
+            found = True
 
 
 @lru_cache(256)

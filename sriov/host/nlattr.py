@@ -29,13 +29,13 @@ class Attributes:
         return None if found is None else found.rstrip(b"\0").decode(errors="replace")
 
     def numbers(self, kind: int, form: str) -> tuple[int, ...] | None:
-        """The fields of a C structure, or of as much of it as this kernel knows; None where it is absent."""
+        """The first fields of a C structure; None where it is absent, or shorter than that."""
         found = self._found.get(kind)
-        return None if found is None else struct.unpack_from(form, found)
+        return None if found is None or len(found) < struct.calcsize(form) else struct.unpack_from(form, found)
 
     def number(self, kind: int, form: str = "=I") -> int | None:
-        found = self._found.get(kind)
-        return None if found is None else int(struct.unpack_from(form, found)[0])
+        numbers = self.numbers(kind, form)
+        return None if numbers is None else numbers[0]
 
     def mac(self, kind: int, offset: int = 0) -> MacAddress | None:
         found = self._found.get(kind)
@@ -60,6 +60,17 @@ def attribute(kind: int, value: bytes, *, nested: bool = False) -> bytes:
     """An attribute, padded; `nested`: its value is attributes."""
     kind |= _NLA_F_NESTED if nested else 0
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def find_value(data: bytes, wanted: int) -> bytes:
+    """What follows the header of the first attribute of type `wanted`: its value, and all behind it."""
+    offset = 0
+    while offset + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, offset)
+        if kind & 0x3FFF == wanted:
+            return data[offset + 4 :]
+        offset += max((size + 3) & ~3, 4)
+    return b""
 
 
 def text_attribute(kind: int, text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Addresses and default routes of a network namespace, decoded from routing netlink's messages.
+"""Addresses and routes of a network namespace, decoded from routing netlink's messages.
 
 Source: linux/if_addr.h, linux/nexthop.h; struct rtmsg and struct rtnexthop of linux/rtnetlink.h.
 """
@@ -25,35 +25,39 @@ from sriov.host.nlattr import HEADER, Attributes
 MAIN_TABLE = 254
 
 _AF_INET, _AF_INET6 = 2, 10
-_RTN_UNICAST, _RTM_F_CLONED = 1, 0x200
+_RTN_UNICAST, _RTM_F_CLONED, _RTPROT_KERNEL = 1, 0x200, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE, _IFA_F_PERMANENT = 0x08, 0x40, 0x80
 _ROUTE, _ADDRESS, _NEXTHOP = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=HBBi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """An address of link `index`. IPv6: `tentative` while the kernel looks for others that have it, `duplicate`
-    where it found one.
+    """An address of link `index`; `lasting`: somebody gave it for good, no DHCP server or router for a while.
+
+    IPv6: `tentative` while the kernel looks for others that have it, `duplicate` where it found one.
     """
 
     index: int
     address: IPv4Interface | IPv6Interface
+    lasting: bool = True
     tentative: bool = False
     duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultRoute:
-    """A route to everywhere of one IP version, 4 or 6, over these links: several where it is multipath.
+class Route:
+    """A route of one IP version, 4 or 6, over these links: several where it is multipath.
 
-    `nexthop` is the id of the nexthop object that says over which links, where the route itself does not.
+    `prefix` is the length of what it leads to, 0 for everywhere. `nexthop` is the id of the nexthop object that
+    says over which links, where the route itself does not.
     """
 
     version: int
     links: tuple[int, ...]
+    prefix: int = 0
     table: int = MAIN_TABLE
     nexthop: int | None = None
 
@@ -80,39 +84,38 @@ class RouteOptions:
 
 def decode_address(raw: bytes) -> Address | None:
     """None for an address that is neither IPv4 nor IPv6."""
-    family, prefix, _, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
+    family, prefix, flags, _, index = _ADDRESS.unpack_from(raw, HEADER.size)
     found = Attributes(raw[HEADER.size + _ADDRESS.size :])
     # IFA_ADDRESS is the other end's of a point-to-point link.
     packed = found.raw(_IFA_LOCAL) or found.raw(_IFA_ADDRESS)
     if packed is None or family not in (_AF_INET, _AF_INET6):
         return None
     address = IPv4Address(packed) if family == _AF_INET else IPv6Address(packed)
-    flags = found.number(_IFA_FLAGS) or 0
-    return Address(index=index, address=ip_interface(f"{address}/{prefix}"),
+    return Address(index=index, address=ip_interface(f"{address}/{prefix}"), lasting=bool(flags & _IFA_F_PERMANENT),
                    tentative=bool(flags & _IFA_F_TENTATIVE), duplicate=bool(flags & _IFA_F_DADFAILED))
 
 
-def is_default_route(raw: bytes) -> bool:
-    """Whether a message about a route is about one to everywhere that carries packets."""
-    family, to_bits, *_, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
-    return (family in (_AF_INET, _AF_INET6) and to_bits == 0 and kind == _RTN_UNICAST
+def counts(raw: bytes) -> bool:
+    """Whether a message is about a route that carries packets, and that the kernel has not from an address."""
+    family, _, _, _, _, protocol, _, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
+    return (family in (_AF_INET, _AF_INET6) and kind == _RTN_UNICAST and protocol != _RTPROT_KERNEL
             and not flags & _RTM_F_CLONED)
 
 
-def decode_default_route(raw: bytes) -> DefaultRoute:
-    """Of a message that `is_default_route`."""
-    family, _, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
+def decode_route(raw: bytes) -> Route:
+    """Of a message that `counts`."""
+    family, prefix, _, _, table, *_ = _ROUTE.unpack_from(raw, HEADER.size)
     found = Attributes(raw[HEADER.size + _ROUTE.size :])
     single = found.number(_RTA_OIF)
     hops = _multipath(found.raw(_RTA_MULTIPATH) or b"")
     links = (single,) if single is not None else tuple(link for link, _ in hops)
-    return DefaultRoute(
-        version=4 if family == _AF_INET else 6, links=links, table=found.number(_RTA_TABLE) or table,
+    return Route(
+        version=4 if family == _AF_INET else 6, links=links, prefix=prefix, table=found.number(_RTA_TABLE) or table,
         nexthop=None if links else found.number(_RTA_NH_ID),
     )
 
 
-def decode_route(raw: bytes) -> Iterator[LinkRoute]:
+def decode_link_routes(raw: bytes) -> Iterator[LinkRoute]:
     """The ways of a message about a route; none for one that carries no packets, or that no link is named of."""
     family, to_bits, *_, kind, flags = _ROUTE.unpack_from(raw, HEADER.size)
     if family not in (_AF_INET, _AF_INET6) or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:

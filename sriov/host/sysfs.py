@@ -150,6 +150,16 @@ class Sysfs:
         """Whether a PCI driver of this name is loaded."""
         return os.path.isdir(f"{self._pci}/drivers/{name}")
 
+    def allows_noiommu(self) -> bool:
+        """Whether vfio takes devices that have no IOMMU (its module's unsafe mode); raises HostError."""
+        path = f"{self._root}/module/vfio/parameters/enable_unsafe_noiommu_mode"
+        try:
+            return read(path) in ("Y", "1")
+        except FileNotFoundError:      # vfio is not loaded, or the kernel has no such mode
+            return False
+        except OSError as error:
+            raise HostError(f"cannot read {path}", errno=error.errno or 0) from None
+
     def read_num_vfs(self, pf: PciAddress) -> int:
         """How many VFs the PF has now; raises Gone, HostError."""
         try:

@@ -1,4 +1,4 @@
-"""What the node itself needs a NIC for: masters, addresses and default routes, through whatever stands on it.
+"""What the node itself needs a NIC for: masters, addresses and routes, through whatever stands on it.
 
 Seen is one network namespace: what a pod has made on top of a NIC is not. Nor does the kernel tell by which of
 its ports an Open vSwitch's own packets leave: each is tied as a port, none by the vSwitch's routes.
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sriov.host.routes import MAIN_TABLE, Address, DefaultRoute
-from sriov.model import Host, Link, PciFunction
+from sriov.host.routes import MAIN_TABLE, Address, Route
+from sriov.model import Host, Link, PciFunction, VirtualFunction
 from sriov.pci import PciAddress
 
 _Function = TypeVar("_Function", bound=PciFunction)
@@ -23,11 +23,12 @@ _TAPS = ("macvtap", "ipvtap")
 _WORDS = {"openvswitch": "Open vSwitch"}
 
 
-def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Iterable[DefaultRoute],
+def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Iterable[Route],
               ) -> Mapping[int, tuple[str, ...]]:
     """What ties each link down, by ifindex; a link that nothing does is absent.
 
-    Sentences as `carries the default route (via bond0)`, `port of bond0 (bond)`, `has address 192.0.2.1/24`.
+    Sentences as `carries the default route (via bond0)`, `carries 3 routes`, `port of bond0 (bond)`, `has address
+    192.0.2.1/24`.
     Link-local IPv6 addresses tie nothing: every link that is up has one.
     """
     by_index = {link.index: link for link in links}
@@ -38,9 +39,15 @@ def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Itera
         if link.lower is not None and link.software not in _PAIRS:
             above.setdefault(link.lower, []).append(link.index)
     own: dict[int, list[str]] = {}
+    others: dict[int, int] = {}       # how many routes that lead not everywhere: thousands, on some nodes
     for route in routes:
         for index in dict.fromkeys(route.links):
-            own.setdefault(index, []).append(_say_route(route))
+            if route.prefix == 0:
+                own.setdefault(index, []).append(_say_route(route))
+            else:
+                others[index] = others.get(index, 0) + 1
+    for index, count in others.items():
+        own.setdefault(index, []).append("carries a route" if count == 1 else f"carries {count} routes")
     for link in by_index.values():
         if link.master is not None:
             own.setdefault(link.index, []).append(f"port of {_say_master(link.master, by_index)}")
@@ -53,16 +60,21 @@ def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Itera
     return {index: ties for index, ties in found.items() if ties}
 
 
-def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[str, ...]]) -> Host:
-    """The host, each function with what ties any of its netdevs down; those of its VFs' representors aside."""
+def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[str, ...]],
+                  of_vfs: Mapping[int, tuple[str, ...]]) -> Host:
+    """The host, each function with what ties any of its netdevs down; those of its VFs' representors aside.
+
+    `of_vfs` are the ties that count of a VF.
+    """
     netdevs: dict[PciAddress, list[int]] = {}
     for link in links:
-        if link.pci is not None and link.index in ties and link.is_uplink:
+        if link.pci is not None and link.is_uplink:
             netdevs.setdefault(link.pci, []).append(link.index)
 
     def tie(function: _Function) -> _Function:
         indices = netdevs.get(function.address) or ([function.link.index] if function.link else [])
-        found = tuple(dict.fromkeys(tie for index in indices for tie in ties.get(index, ())))
+        counted = of_vfs if isinstance(function, VirtualFunction) else ties
+        found = tuple(dict.fromkeys(tie for index in indices for tie in counted.get(index, ())))
         return replace(function, ties=found) if found else function
 
     return host.map_functions(tie)
@@ -81,7 +93,7 @@ def _gather(start: int, own: Mapping[int, Sequence[str]], above: Mapping[int, Se
                 waiting.append(upper)
 
 
-def _say_route(route: DefaultRoute) -> str:
+def _say_route(route: Route) -> str:
     version = "" if route.version == 4 else "IPv6 "
     table = "" if route.table == MAIN_TABLE else f" of table {route.table}"
     return f"carries the {version}default route{table}"

@@ -19,7 +19,11 @@ _POLL = 0.02
 
 
 class Uevents:
-    """Uevents of one subsystem, `pci` or `net`; `fileno` turns readable when there are any."""
+    """Uevents of one subsystem, `pci` or `net`; `fileno` turns readable when there may be any.
+
+    The socket's filter goes by what udevd adds to events: those of the kernel's group all come through, and which
+    are of this subsystem only `drain` tells.
+    """
 
     def __init__(self, subsystem: str) -> None:
         self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
@@ -29,16 +33,18 @@ class Uevents:
     def fileno(self) -> int:
         return int(self._monitor.fileno())
 
-    def drain(self) -> None:
-        """Throw away what is queued."""
+    def drain(self) -> bool:
+        """Throw away what is queued; whether any was of this subsystem."""
+        found = False
         while True:
             try:
                 if self._monitor.poll(timeout=0) is None:
-                    return
+                    return found
             except OSError as error:
-                # More came than the buffer holds: the lost ones would have said the same.
+                # More came than the buffer holds: the lost ones may have been.
                 if error.errno != errno.ENOBUFS:
                     raise
+            found = True
 
 
 class Udev:

@@ -10,22 +10,35 @@ from dataclasses import dataclass
 
 from sriov.model import Host
 from sriov.pci import PciAddress
-from sriov.pools.assignment import Assignment, Driver, PfEntry, Pool, PoolFile
+from sriov.pools.assignment import Assignment, Driver, PfEntry, Pool, PoolFile, variable_name
+from sriov.pools.drivernames import warn_of_driver_name
 from sriov.pools.overlap import Earlier, covers, crosses
-from sriov.pools.patterns import matches_any
-from sriov.pools.selectors import Selector
+from sriov.pools.patterns import is_literal, matches, matches_any
+from sriov.pools.prospects import find_misnamed, find_prospects
+from sriov.pools.selectors import FunctionClass, Selector
 
 
 def warn_of_file(file: PoolFile) -> Iterator[str]:
     """What needs no node to be seen: entries and selectors that can never be used, and those that collide."""
     yield from _warn_of_dead_entries(file.physical_functions)
     yield from _warn_of_dead_selectors(file.pools)
+    yield from _warn_of_variables(file.pools)
+    for entry in file.physical_functions:
+        yield from _warn_of_macs(entry)
     makers = _makers(file.physical_functions)
     for pool in file.pools:
+        yield from warn_of_driver_name(pool)
+        yield from _warn_of_mtu(pool, makers)
         for selector in pool.selectors:
             yield from _warn_of_driver(pool, selector)
-            for name in (*selector.pf, *selector.on.name, *selector.on.address):
+            yield from _warn_of_class(pool, selector)
+            for name in _names(selector):
                 yield from _warn_of_indices(name, selector, makers)
+
+
+def _names(selector: Selector) -> tuple[str, ...]:
+    """The words by which a selector names PFs."""
+    return (*selector.pf, *selector.on.name, *selector.on.address)
 
 
 def warn_of_entries(entries: Sequence[PfEntry], host: Host) -> Iterator[str]:
@@ -61,15 +74,22 @@ class Claim:
         return f"{self.pool.resource} at {self.selector.place}"
 
 
-def warn_of_pools(pools: Sequence[Pool], host: Host, assignment: Assignment) -> Iterator[str]:
-    """Pools and selectors that get no VF of this node, and why; pools that claim each other's VFs."""
+def warn_of_pools(pools: Sequence[Pool], host: Host, assignment: Assignment, entries: Sequence[PfEntry] = (),
+                  ) -> Iterator[str]:
+    """Pools and selectors that get no VF of this node, and why; pools that claim each other's VFs.
+
+    Not those whose VFs `entries` are still to make.
+    """
     owners: dict[PciAddress, Claim] = {}
+    prospects = find_prospects(pools, entries, host, assignment)
     for pool in pools:
         claims = _claims(pool, host)
         if assignment.members[pool.resource]:
             for claim in claims:
                 yield from _warn_of_claim(claim, owners)
-        else:
+        elif misnamed := list(find_misnamed(pool, host)):
+            yield from misnamed
+        elif pool.resource not in prospects:
             yield f"{pool.place}: {pool.resource} gets no VF: {_why_none(pool, claims, host, owners)}"
         for claim in claims:
             for address in claim.vfs:
@@ -114,8 +134,19 @@ def _why_none(pool: Pool, claims: Sequence[Claim], host: Host, owners: Mapping[P
                 if exclusion and any(selector.selects(*pair) for selector in pool.selectors)}
     if excluded:
         return f"all that it selects are taken out by its exclude at {', '.join(sorted(excluded))}"
+    if (named := next(_name_others(pool, host), None)) is not None:
+        return named
     nearest = _nearest(selector.mismatches(*pair) for selector in pool.selectors for pair in pairs)
     return nearest or "this node has none"
+
+
+def _name_others(pool: Pool, host: Host) -> Iterator[str]:
+    """Functions that selectors name by their addresses, and that are no VFs."""
+    for function, what in (*((pf, "a PF") for pf in host.pfs), *((other, "no VF") for other in host.others)):
+        for selector in pool.selectors:
+            if any(is_literal(address) and matches(address, function.address, ignore_case=True)
+                   for address in selector.address):
+                yield f"{function.address} is {what}, and only VFs are handed out"
 
 
 def _nearest(tries: Iterable[Iterator[str]]) -> str:
@@ -164,11 +195,27 @@ def _warn_of_earlier(pool: Pool, selector: Selector, earlier: Sequence[tuple[Poo
                    f"selector: they belong to {other.resource} at {first.place}, which comes first")
 
 
+def _warn_of_variables(pools: Sequence[Pool]) -> Iterator[str]:
+    """Resources by whose environment variables a pod could not tell its VFs apart."""
+    earlier: dict[str, Pool] = {}
+    for pool in pools:
+        first = earlier.setdefault(variable_name(pool.resource), pool)
+        if first.resource != pool.resource:
+            yield (f"{pool.place}: {pool.resource} and {first.resource} at {first.place} have one environment "
+                   f"variable in pods, {variable_name(pool.resource)}: a pod with both sees VFs of one only")
+
+
 def _warn_of_driver(pool: Pool, selector: Selector) -> Iterator[str]:
     if (selector.driver and pool.driver not in (None, Driver.KERNEL)
             and not matches_any(selector.driver, (str(pool.driver),))):
         yield (f"{selector.place}: selects only VFs bound to {' or '.join(selector.driver)}, but "
                f"{pool.resource} binds its VFs to {pool.driver}: they would leave the pool")
+
+
+def _warn_of_class(pool: Pool, selector: Selector) -> Iterator[str]:
+    if selector.base_class and FunctionClass.NETWORK not in selector.base_class:
+        yield (f"{selector.place}: {pool.resource} gets no VF from this selector: accelerators are not handed out "
+               "yet")
 
 
 def _makers(entries: Sequence[PfEntry]) -> dict[str, PfEntry]:
@@ -178,6 +225,22 @@ def _makers(entries: Sequence[PfEntry]) -> dict[str, PfEntry]:
         for name in (*entry.match.name, *entry.match.address):
             makers.setdefault(name, entry)
     return makers
+
+
+def _warn_of_macs(entry: PfEntry) -> Iterator[str]:
+    if len(entry.vf_macs) > entry.num_vfs:
+        yield (f"{entry.place}: vfMacs has {len(entry.vf_macs)} addresses, but numVfs makes {entry.num_vfs} VFs: "
+               f"{entry.vf_macs[entry.num_vfs]} and what follows is never used")
+
+
+def _warn_of_mtu(pool: Pool, makers: Mapping[str, PfEntry]) -> Iterator[str]:
+    """A VF's packets leave by its PF; drivers refuse more than that can take."""
+    found = {entry.place: entry for selector in pool.selectors for name in _names(selector)
+             if (entry := makers.get(name)) is not None}
+    for entry in found.values():
+        if pool.vf_mtu is not None and entry.mtu is not None and pool.vf_mtu > entry.mtu:
+            yield (f"{pool.place}: {pool.resource} wants MTU {pool.vf_mtu} on its VFs, but the entry at "
+                   f"{entry.place} gives their PF {entry.mtu}")
 
 
 def _warn_of_indices(name: str, selector: Selector, makers: Mapping[str, PfEntry]) -> Iterator[str]:

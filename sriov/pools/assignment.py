@@ -13,7 +13,7 @@ from sriov.pools.selectors import PfMatch, Selector
 
 __all__ = [
     "MAX_VFS", "Assignment", "Driver", "Member", "PfEntry", "PfMatch", "Pool", "PoolFile", "Selector", "VfIndices",
-    "assign", "find_pool", "for_node",
+    "assign", "find_pool", "for_node", "variable_name",
 ]
 
 
@@ -67,6 +67,7 @@ class Pool:
     vf_settings: VfSettings = _UNSET  # what its VFs have where no network says otherwise; no MAC
     vf_mtu: int | None = None         # of its VFs' netdevs; None: as it is
     place: str = field(default="", compare=False)    # "pools.yaml:9:5"
+    driver_place: str = field(default="", compare=False)
 
     def selects(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:
         return self.find_selector(pf, vf) is not None
@@ -80,12 +81,21 @@ class Pool:
         """The first of `exclude` that keeps the VF out; one for other nodes does until `for_node` takes it away."""
         return next((each for each in self.exclude if next(each.unlike(pf, vf), None) is None), None)
 
-    def find_fault(self, vf: VirtualFunction) -> str | None:
-        """Why this VF cannot be handed out now; None if it can. A VF in a pod has no fault."""
+    def find_fault(self, vf: VirtualFunction, selector: Selector | None = None) -> str | None:
+        """Why this VF cannot be handed out now; None if it can. A VF in a pod has no fault.
+
+        `selector` is the one that makes the VF this pool's.
+        """
+        if selector is not None and selector.reserved:
+            return selector.reserved
+        if vf.ties:
+            return f"the node itself needs it: {', '.join(vf.ties)}"
         if self.driver is not None and (fault := self.driver.find_fault(vf)) is not None:
             return fault
         if vf.driver is None:
             return "no driver is bound"
+        if vf.userspace and "vfio" not in vf.driver:
+            return f"bound to {vf.driver}: of user-space drivers only vfio's can be handed out so far"
         if vf.userspace and vf.iommu_group is None:
             return f"bound to {vf.driver} without an IOMMU group: a pod could not open it"
         return None
@@ -143,11 +153,13 @@ def assign(host: Host, pools: Sequence[Pool]) -> Assignment:
     left_out: dict[PciAddress, str] = {}
     for pf in host.pfs:
         for vf in pf.vfs:
-            pool = find_pool(pf, vf, pools)
-            if pool is None:
+            found = next(((pool, selector) for pool in pools
+                          if (selector := pool.find_selector(pf, vf)) is not None), None)
+            if found is None:
                 left_out[vf.address] = _explain(pf, vf, pools)
             else:
-                members[pool.resource].append(Member(vf=vf, fault=pool.find_fault(vf)))
+                pool, selector = found
+                members[pool.resource].append(Member(vf=vf, fault=pool.find_fault(vf, selector)))
     return Assignment(members={name: tuple(found) for name, found in members.items()}, left_out=left_out)
 
 
@@ -166,6 +178,13 @@ def _explain(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool]) -
     if not failed and (exclusion := pool.find_exclusion(pf, vf)) is not None:
         return f"no pool selects it; {_at(pool.resource, selector)} would, but for {_at('its exclude', exclusion)}"
     return f"no pool selects it; nearest is {_at(pool.resource, selector)}: {', '.join(failed)}"
+
+
+def variable_name(resource: str) -> str:
+    """`PCIDEVICE_INTEL_COM_SRIOV` of `intel.com/sriov`: what a pod finds its VFs by. Hyphens stay: workloads look
+    for this name."""
+    prefix, _, name = resource.partition("/")
+    return f"PCIDEVICE_{prefix}_{name}".replace(".", "_").upper()
 
 
 def _at(what: str, selector: Selector) -> str:

@@ -2,7 +2,7 @@
 
 There, texts are compared as they are, but names and addresses of PFs in any case; the keys of a selector must all
 match, any value of a key is enough. A value that can match nothing is a warning, and so is a key that is not
-supported yet: then its selector selects nothing, rather than more than was meant.
+supported yet: then nobody gets what its selector selects by its other keys, nor does a later pool.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ NETDEVICE_KEYS = (
 )
 
 _MAX_SELECTORS = 256                  # that one of theirs may become
+_KEPT = "not supported yet: no pod gets what this selector selects without that, nor does a later pool have it"
 _NOT_YET = {
     "isRdma": "VFs with an RDMA device are selected, but pods are not given its device nodes yet",
     "needVhostNet": "not supported yet: pods are given neither /dev/vhost-net nor /dev/net/tun",
-    "vdpaType": "vDPA devices are not supported yet: this selector selects nothing",
-    "pKeys": "InfiniBand partition keys are not supported yet: this selector selects nothing",
+    "vdpaType": f"vDPA devices are {_KEPT}",
+    "pKeys": f"InfiniBand partition keys are {_KEPT}",
 }
+_RESERVING = {"vdpaType": "vDPA devices", "pKeys": "InfiniBand partition keys"}
 _ITEM = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _NAME = re.compile(r"[^\s/]+")
 
@@ -61,8 +63,7 @@ def parse_dp_selector(fields: Fields, function_class: FunctionClass, findings: F
     named = _pfs(fields, "pfNames", _check_pf_name, findings)
     rooted = _pfs(fields, "rootDevices", _check_root_device, findings)
     rdma = fields.truth("isRdma")
-    if not _is_supported(fields, rdma, findings):
-        return ()
+    missing = _find_missing(fields, rdma, findings)
     found_by_key = {**values, "pfNames": named, "rootDevices": rooted}
     impossible = [key for key, found in found_by_key.items() if found is not None and not found]
     if impossible:
@@ -79,7 +80,7 @@ def parse_dp_selector(fields: Fields, function_class: FunctionClass, findings: F
                        firmware_package=keys["ddpProfiles"]),
             vfs=vfs, vendor=keys["vendors"], device=keys["devices"], driver=keys["drivers"],
             address=keys["pciAddresses"], acpi_index=keys["acpiIndexes"], base_class=(function_class,),
-            rdma=rdma or None, place=findings.place(fields.node))
+            rdma=rdma or None, reserved=missing, place=findings.place(fields.node))
         for by_name in named for by_root in rooted for vfs in _common(by_name.vfs, by_root.vfs)
     )
     if not selectors:
@@ -88,8 +89,8 @@ def parse_dp_selector(fields: Fields, function_class: FunctionClass, findings: F
     return selectors
 
 
-def _is_supported(fields: Fields, rdma: bool, findings: Findings) -> bool:
-    """Whether all that narrows the selector down is done already; says what is not."""
+def _find_missing(fields: Fields, rdma: bool, findings: Findings) -> str:
+    """What would have to be supported for the selector to mean what it says; empty where it does. Warns of it."""
     asked = {
         "isRdma": rdma, "needVhostNet": fields.truth("needVhostNet"), "vdpaType": bool(fields.text("vdpaType")),
         "pKeys": bool(fields.texts("pKeys")),
@@ -100,7 +101,8 @@ def _is_supported(fields: Fields, rdma: bool, findings: Findings) -> bool:
     for key, answer in _NOT_YET.items():
         if asked[key]:
             findings.warn(fields.find(key) or fields.node, f"{fields.path}.{key}: {answer}")
-    return not asked["vdpaType"] and not asked["pKeys"]
+    wanted = " and ".join(what for key, what in _RESERVING.items() if asked[key])
+    return f"its pool wants {wanted}, not supported yet" if wanted else ""
 
 
 def _values(fields: Fields, key: str, check: Callable[[str], str], findings: Findings) -> list[str] | None:

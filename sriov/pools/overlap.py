@@ -12,7 +12,8 @@ from sriov.pools.selectors import PfMatch, Selector
 _HEX = ("address", "path", "vendor", "device", "mac")
 _ALWAYS_KNOWN = ("pf", "address", "path")    # "*" in these matches every function
 # The class's own keys, in which most selectors differ, come first this way.
-_KEYS = {each: tuple(key.name for key in reversed(fields(each)) if key.compare) for each in (PfMatch, Selector)}
+_KEYS = {each: tuple(key.name for key in reversed(fields(each)) if key.compare and key.name != "reserved")
+         for each in (PfMatch, Selector)}
 
 
 def covers(earlier: PfMatch | Selector, later: PfMatch | Selector) -> bool:

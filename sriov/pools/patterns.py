@@ -59,6 +59,15 @@ def exactly(text: str, *, ignore_case: bool = False) -> str:
     return f"/{'(?i)' if ignore_case else ''}{_SPECIAL.sub(_escape, text)}/"
 
 
+def readable(pattern: str) -> str:
+    """The text alone for a pattern that `exactly` made of it; else the pattern."""
+    if not pattern.startswith("/"):
+        return pattern
+    ignore_case = pattern.startswith("/(?i)")
+    text = re.sub(r"\\(.)", r"\1", pattern[5 if ignore_case else 1:-1])
+    return text if exactly(text, ignore_case=ignore_case) == pattern else pattern
+
+
 def _escape(match: re.Match[str]) -> str:
     return f"\\{match[0]}"
 

@@ -14,7 +14,7 @@ from sriov.model import VfSettings
 from sriov.pci import MacAddress
 from sriov.pools.advice import warn_of_file
 from sriov.pools.assignment import MAX_VFS, PfEntry, Pool, PoolFile
-from sriov.pools.documents import DocumentErrors, decode
+from sriov.pools.documents import DocumentErrors, decode, find_near
 from sriov.pools.dpconfig import is_dp_config, parse_dp_config
 from sriov.pools.ranges import SpeedRange, VfIndices
 from sriov.pools.scalars import (
@@ -44,6 +44,7 @@ from sriov.pools.scalars import (
     parse_switch,
     parse_vf_mac,
     pattern,
+    pf_pattern,
 )
 from sriov.pools.selectors import ANY_PF, FunctionClass, PfMatch, Selector
 from sriov.pools.yamlnodes import Cursor, parse_document
@@ -69,6 +70,11 @@ class PoolFileErrors(DocumentErrors):
 
 def load_pool_file(path: Path) -> PoolFile:
     """Read and parse; raises PoolFileErrors, or InputError if the file cannot be read."""
+    return parse_pool_file(read_pool_file(path), str(path))
+
+
+def read_pool_file(path: Path) -> str:
+    """The text, not parsed; raises as `load_pool_file`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
@@ -77,10 +83,9 @@ def load_pool_file(path: Path) -> PoolFile:
     if len(data) > MAX_SIZE:
         raise InputError(f"cannot read pool file {path}: it is larger than {MAX_SIZE >> 20} MiB")
     try:
-        text = decode(data, str(path))
+        return decode(data, str(path))
     except DocumentErrors as error:
         raise PoolFileErrors(error.problems) from None
-    return parse_pool_file(text, str(path))
 
 
 def parse_pool_file(text: str, path: str) -> PoolFile:
@@ -94,6 +99,7 @@ def parse_pool_file(text: str, path: str) -> PoolFile:
 
 
 def _parse(root: Cursor) -> PoolFile:
+    _refuse_others(root)
     root.open_mapping(required=("apiVersion", "kind"),
                       optional=("resourcePrefix", "physicalFunctions", "pools"))
     root.one("apiVersion", expect(API_VERSION), "")
@@ -110,6 +116,22 @@ def _parse(root: Cursor) -> PoolFile:
         pools.append(pool)
     root.check()
     return PoolFile(resource_prefix=prefix, physical_functions=entries, pools=tuple(pools))
+
+
+def _refuse_others(root: Cursor) -> None:
+    """Raise DocumentErrors, with one problem, for a file that is meant to be something else."""
+    members = root.peek()
+    kind = members["kind"].text if "kind" in members else None
+    if kind is None and "resourceList" in members and "apiVersion" not in members:
+        members["resourceList"].note("sriov-network-device-plugin is configured by JSON, this is YAML")
+        root.check()
+    if kind is None or find_near(kind, (KIND,), cutoff=0.75) is not None:
+        return
+    data = members["data"].peek() if kind == "ConfigMap" and "data" in members else {}
+    parts = [f"data.{key} (line {part.line})" for key, part in data.items()]
+    instead = f": check what is below {' or '.join(parts)}" if parts else f", expected a {KIND}"
+    root.note(f"this is a {kind}{instead}")
+    root.check()
 
 
 def _parse_entry(item: Cursor) -> PfEntry:
@@ -144,7 +166,7 @@ def _parse_vf_macs(item: Cursor) -> _VfMacs:
 def _parse_match(item: Cursor, keys: tuple[str, ...]) -> PfMatch:
     item.open_mapping(optional=keys)
     match = PfMatch(
-        name=item.many("name", pattern(parse_netdev)), mac=item.many("mac", parse_mac),
+        name=item.many("name", pf_pattern(parse_netdev)), mac=item.many("mac", parse_mac),
         link_type=item.many("linkType", parse_link_type), speed=item.many("speed", SpeedRange.parse),
         firmware_package=item.many("firmwarePackage", pattern(parse_firmware_package)),
         place=item.place, **_parse_function_keys(item),
@@ -165,7 +187,7 @@ def _parse_pool(item: Cursor, prefix: str) -> Pool:
         exclude=tuple(_parse_selector(selector) for selector in item.items("exclude")),
         vf_settings=_parse_defaults(item["defaults"]) if "defaults" in item else VfSettings(),
         vf_mtu=item["defaults"].one("mtu", number(68, 65535), None) if "defaults" in item else None,
-        place=item.place,
+        place=item.place, driver_place=item["driver"].place if "driver" in item else "",
     )
 
 
@@ -179,6 +201,10 @@ def _parse_defaults(item: Cursor) -> VfSettings:
     )
     if settings.max_tx_rate and (settings.min_tx_rate or 0) > settings.max_tx_rate:
         item["minTxRate"].note(f"expected at most maxTxRate ({settings.max_tx_rate}), got {settings.min_tx_rate}")
+    if settings.vlan_qos is not None and settings.vlan is None:
+        item["vlanQoS"].note("needs vlan, which is not set")
+    elif settings.vlan_qos and settings.vlan == 0:
+        item["vlanQoS"].note(f"expected 0 for vlan 0 (untagged), got {settings.vlan_qos}")
     return settings
 
 
@@ -187,7 +213,7 @@ def _parse_selector(item: Cursor) -> Selector:
     on_mapping = "pf" in item and item["pf"].is_mapping
     indices = item.many("vfs", VfIndices.parse)
     selector = Selector(
-        pf=() if on_mapping else item.many("pf", pattern(parse_pf)),
+        pf=() if on_mapping else item.many("pf", pf_pattern(parse_pf)),
         on=_parse_match(item["pf"], _PF_KEYS) if on_mapping else ANY_PF,
         vfs=VfIndices.merge([span for part in indices for span in part.spans]) if indices else None,
         place=item.place, **_parse_function_keys(item),

@@ -75,6 +75,12 @@ class VfIndices:
         return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in self.spans)
 
 
+def name_indices(indices: Sequence[int]) -> str:
+    """`VF 3` or `VFs 0-2,7`; at least one."""
+    merged = VfIndices.merge([(index, index) for index in indices])
+    return f"VF {merged}" if len(indices) == 1 else f"VFs {merged}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRange:
     """Link speeds in Mbit/s, both ends included; `most` None: however fast."""

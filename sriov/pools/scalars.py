@@ -20,6 +20,7 @@ from sriov.pools.selectors import FunctionClass
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _MAX_PREFIX = 253 - len("requests.")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_INDEXED = re.compile(r"([^#]+)#(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)", re.ASCII)
 _HEX_ID = re.compile(r"(?:0x)?([0-9a-f]{4})")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 _DRIVER = re.compile(r"[A-Za-z0-9_-]+")
@@ -45,6 +46,10 @@ def parse_resource_prefix(text: str) -> str:
 
 def parse_resource_name(text: str) -> str:
     """`sriov`: what follows the slash of an extended resource."""
+    prefix, slash, name = text.partition("/")
+    if slash and _PREFIX.fullmatch(prefix) is not None and _NAME.fullmatch(name) is not None and "." in prefix:
+        raise InputError(f"expected a resource name without its prefix, got {text!r}: write resource: {name} and "
+                         f"resourcePrefix: {prefix}")
     if _NAME.fullmatch(text) is None:
         raise InputError("expected a resource name (1 to 63 of A-Z, a-z, 0-9, - and _, a letter or digit at "
                          f"both ends), got {text!r}")
@@ -62,7 +67,8 @@ def parse_hex_id(text: str) -> str:
 def expect(value: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text != value:
-            raise InputError(f"expected {value}, got {text!r}")
+            mind = ": mind the capital letters" if text.lower() == value.lower() else ""
+            raise InputError(f"expected {value}, got {text!r}{mind}")
         return text
 
     return parse
@@ -194,6 +200,18 @@ def pattern(parse: Callable[[str], str]) -> Callable[[str], str]:
         return parse(text) if is_literal(text) or not text.isprintable() else check_pattern(text)
 
     return parse_pattern
+
+
+def pf_pattern(parse: Callable[[str], str]) -> Callable[[str], str]:
+    """As `pattern`, for what names PFs: sriov-network-device-plugin has VF indices in it, `ens1f0#0-3`."""
+    def parse_name(text: str) -> str:
+        if not is_expression(text) and (match := _INDEXED.fullmatch(text)) is not None:
+            vfs = f'"{match[2]}"' if "," in match[2] else match[2]
+            raise InputError(f"expected a PF without VF indices, got {text!r}: in a pool's select write "
+                             f"{{pf: {match[1]}, vfs: {vfs}}}")
+        return pattern(parse)(text)
+
+    return parse_name
 
 
 parse_address = pattern(PciAddress.parse)

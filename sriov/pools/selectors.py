@@ -8,8 +8,8 @@ from enum import IntEnum
 from typing import Self
 
 from sriov.model import PciFunction, PhysicalFunction, VirtualFunction
-from sriov.pools.patterns import matches, matches_any
-from sriov.pools.ranges import SpeedRange, VfIndices
+from sriov.pools.patterns import matches, matches_any, readable
+from sriov.pools.ranges import SpeedRange, VfIndices, name_indices
 
 _NO_NETDEV = "known: the PF has no netdev here"
 
@@ -65,7 +65,7 @@ class FunctionKeys:
         if self.acpi_index and (index is None or not matches_any(self.acpi_index, (index,))):
             yield f"acpiIndex {_or(self.acpi_index)} is not {index or 'known: the firmware gives none'}"
         if self.base_class and function.pci_class >> 16 not in self.base_class:
-            yield f"class {_or(self.base_class)} is not 0x{function.pci_class >> 16:02x}"
+            yield f"class {_or(self.base_class)} is not {_say_class(function.pci_class >> 16)}"
         if self.rdma is not None and self.rdma != bool(function.rdma):
             yield f"rdma {str(self.rdma).lower()} is not so: it has {_rdma_names(function)}"
 
@@ -128,7 +128,7 @@ ANY_PF = PfMatch()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector(FunctionKeys):
-    """Which VFs a pool is about.
+    """Which VFs a pool is about. `reserved`: why nobody gets them yet, while no other pool does either.
 
     `pf`: the PF's netdev name, an altname or PCI address; `on`: whatever else is asked of the PF. Nothing here
     looks at the VF's own netdev: it may be in a pod.
@@ -137,6 +137,7 @@ class Selector(FunctionKeys):
     pf: tuple[str, ...] = ()
     on: PfMatch = ANY_PF
     vfs: VfIndices | None = None
+    reserved: str = ""
     place: str = field(default="", compare=False)    # "pools.yaml:11:9"
 
     def mismatches(self, pf: PhysicalFunction, vf: VirtualFunction) -> Iterator[str]:
@@ -148,15 +149,23 @@ class Selector(FunctionKeys):
     def unlike(self, pf: PhysicalFunction, vf: VirtualFunction) -> Iterator[str]:
         """As `mismatches`, whatever the node."""
         if self.pf and not any(_is_pf(pattern, pf) for pattern in self.pf):
-            yield f"pf {_or(self.pf)} is not {pf.known_link.name if pf.known_link else pf.address}"
+            yield f"pf {_or(self.pf)} is not {_name(pf)}"
         if self.on is not ANY_PF:
             yield from (f"pf's {phrase}" for phrase in self.on.unlike(pf))
         if self.vfs is not None and vf.index not in self.vfs:
-            yield f"vfs {self.vfs} has no {vf.index}"
+            if not pf.vfs or any(each.index in self.vfs for each in pf.vfs):
+                yield f"vfs {self.vfs} has no {vf.index}"
+            else:
+                has = name_indices([each.index for each in pf.vfs])
+                yield f"vfs {self.vfs} are not there: {_name(pf)} has {has}"
         yield from self._against(vf)
 
     def selects(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:
         return next(self.mismatches(pf, vf), None) is None
+
+
+def _name(pf: PhysicalFunction) -> str:
+    return pf.known_link.name if pf.known_link else pf.address
 
 
 def _is_pf(pattern: str, pf: PhysicalFunction) -> bool:
@@ -171,4 +180,8 @@ def _rdma_names(function: PciFunction) -> str:
 
 
 def _or(values: Sequence[object]) -> str:
-    return " or ".join(str(value) for value in values)
+    return " or ".join(readable(value) if isinstance(value, str) else str(value) for value in values)
+
+
+def _say_class(base_class: int) -> str:
+    return str(FunctionClass(base_class)) if base_class in list(FunctionClass) else f"0x{base_class:02x}"

@@ -6,6 +6,7 @@ that is there twice is a problem instead of its last value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -13,12 +14,13 @@ from typing import Any, TypeVar
 import yaml
 
 from sriov.errors import InputError
-from sriov.pools.documents import DocumentErrors, Problem, locate, suggest
+from sriov.pools.documents import DocumentErrors, Problem, find_near, locate, suggest
+from sriov.pools.yamlsyntax import NO_ALIASES, NO_MERGES, NO_TAGS, reword
 
 T = TypeVar("T")
 
 _MAX_DEPTH = 32
-_NO_ALIASES = "anchors and aliases are not supported; quote text that starts with * or &"
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NULL = "tag:yaml.org,2002:null"
 
@@ -32,9 +34,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()     # type: ignore[no-untyped-call]
         refusal = None
         if getattr(event, "anchor", None) is not None:
-            refusal = _NO_ALIASES
+            refusal = NO_ALIASES
         elif getattr(event, "tag", None) is not None:
-            refusal = "tags are not supported; quote text that starts with !"
+            refusal = NO_TAGS
         elif self.depth == _MAX_DEPTH:
             refusal = f"nested deeper than {_MAX_DEPTH} levels"
         if refusal is not None:
@@ -47,6 +49,9 @@ class _Loader(yaml.SafeLoader):
 
 def parse_document(text: str, file: str) -> Cursor:
     """Compose the one document of `text`; raises DocumentErrors for bad syntax, no or several documents."""
+    if (found := _BREAKS.search(text)) is not None:
+        message = f"character U+{ord(found[0]):04X} ends a line for YAML, but not for editors: write an escape"
+        raise DocumentErrors([Problem(*locate(text, found.start()), message, file)])
     try:
         loader = _Loader(text)        # refuses characters that YAML does not allow
     except yaml.reader.ReaderError as error:
@@ -57,19 +62,26 @@ def parse_document(text: str, file: str) -> Cursor:
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        what = ", ".join(part for part in (error.problem, error.context) if part)
-        if error.context == "expected a single document in the stream":
-            what = "expected one document, got another"
-        mark = error.problem_mark or error.context_mark or loader.get_mark()
-        if error.context in ("while scanning an alias", "while scanning an anchor"):    # pf: *
-            what, mark = _NO_ALIASES, error.context_mark or mark
-        raise DocumentErrors([_problem(mark, what)]) from None
+        raise DocumentErrors([_explain(error, loader.get_mark())]) from None
     except (ValueError, OverflowError):
         # PyYAML lets chr() and int() speak for escapes and version numbers that are out of range.
         raise DocumentErrors([_problem(loader.get_mark(), "a number here is out of range")]) from None
     if node is None:
         raise DocumentErrors([Problem(1, 1, "expected a document, the file is empty", file)])
     return Cursor(node, "", [])
+
+
+def _explain(error: yaml.MarkedYAMLError, here: Any) -> Problem:  # noqa: ANN401 - a Mark, as below
+    start = error.context_mark or error.problem_mark or here
+    if error.context == "expected a single document in the stream":
+        return _problem(error.problem_mark or here, "expected one document, got another")
+    wording = reword(error.problem, error.context, _place(start))
+    return _problem(start if wording.at_start else error.problem_mark or here, wording.message)
+
+
+def _place(mark: Any) -> str:  # noqa: ANN401 - as below
+    """`pools.yaml:14:9`"""
+    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
 
 
 def _problem(mark: Any, message: str) -> Problem:  # noqa: ANN401 (PyYAML has one Mark in Python and one in C)
@@ -92,8 +104,7 @@ class Cursor:
     @property
     def place(self) -> str:
         """`pools.yaml:14:9`"""
-        mark = self._node.start_mark
-        return f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
+        return _place(self._node.start_mark)
 
     def note(self, message: str) -> None:
         where = f"{self.path}: " if self.path else ""
@@ -115,6 +126,8 @@ class Cursor:
             self.note(f"expected a mapping with {', '.join(allowed)}, got {_describe(self._node)}")
             return self
         keys: dict[str, Cursor] = {}
+        stray: dict[str, list[str]] = {}
+        last = ""
         for key_node, value in self._node.value:
             key = Cursor(key_node, self.path, self._problems)
             name = key_node.value
@@ -122,17 +135,56 @@ class Cursor:
                 key.note(f"expected a key, got {_describe(key_node)}")
             elif name in keys:
                 key.note(f"key {name!r} is here twice, first at {keys[name].place}")
-            elif name not in allowed:
-                instead = f", did you mean {elsewhere[name]!r}?" if name in elsewhere else suggest(name, allowed)
-                key.note(f"unknown key {name!r}{instead}")
-            else:
+            elif name == "<<":
+                key.note(NO_MERGES)
+            elif name in allowed:
                 keys[name] = key
-                path = f"{self.path}.{name}" if self.path else name
-                self._fields[name] = Cursor(value, path, self._problems)
+                last = name
+                self._open(name, value)
+            elif self._is_stray(last, value):
+                stray.setdefault(last, [self._fields[last]._node.value]).append(name)
+            elif name in elsewhere:
+                key.note(f"unknown key {name!r}, did you mean {elsewhere[name]!r}?")
+            else:
+                key.note(f"unknown key {name!r}{suggest(name, allowed)}")
+                self._open_near(name, value, allowed)
+        for name, parts in stray.items():
+            self._fields[name].note(f"a ',' ends a value within braces: write {name}: [{', '.join(parts)}]")
         for name in required:
             if name not in self._fields:
                 self.note(f"key {name!r} is missing")
         return self
+
+    def _open(self, name: str, value: yaml.Node) -> None:
+        path = f"{self.path}.{name}" if self.path else name
+        self._fields[name] = Cursor(value, path, self._problems)
+
+    def _open_near(self, name: str, value: yaml.Node, allowed: Sequence[str]) -> None:
+        """Go on below a mistyped key as if it were right, so that what is wrong there is found too."""
+        near = find_near(name, allowed, cutoff=0.8)
+        if near is not None and all(near != key.value for key, _ in self._node.value):
+            self._open(near, value)
+
+    def _is_stray(self, last: str, value: yaml.Node) -> bool:
+        """Whether a key without a value is a part of the value before: `{vfs: 0,1}` has the keys `vfs` and `1`."""
+        in_braces = isinstance(self._node, yaml.MappingNode) and bool(self._node.flow_style)
+        return (in_braces and last != "" and isinstance(self._fields[last]._node, yaml.ScalarNode)
+                and value.tag == _NULL and not value.value)
+
+    def peek(self) -> Mapping[str, Cursor]:
+        """The members of a mapping whatever they are called, nothing noted; none where it is no mapping."""
+        members = self._node.value if isinstance(self._node, yaml.MappingNode) else ()
+        return {key.value: Cursor(value, key.value, self._problems) for key, value in members
+                if isinstance(key.value, str)}
+
+    @property
+    def text(self) -> str | None:
+        """As it is written; None where it is no scalar."""
+        return self._node.value if isinstance(self._node, yaml.ScalarNode) else None
+
+    @property
+    def line(self) -> int:
+        return int(self._node.start_mark.line) + 1
 
     def __contains__(self, key: str) -> bool:
         return key in self._fields

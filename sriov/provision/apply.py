@@ -5,43 +5,57 @@ Each PF apart and at the same time: one that fails stops no other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
-from sriov.errors import SriovError
-from sriov.host.netlink import Links
-from sriov.host.sysfs import Sysfs
-from sriov.model import Host, PhysicalFunction
-from sriov.pools.assignment import PoolFile
+from sriov.diagnosis.causes import find_missing_capability
+from sriov.errors import InputError, SriovError
+from sriov.model import Host, PciFunction, PhysicalFunction
+from sriov.pools.assignment import Driver, PoolFile
 from sriov.provision.executor import Executor
-from sriov.provision.guards import Override, Refusal
+from sriov.provision.guards import Override, Refusal, name_wish
 from sriov.provision.ledger import Ledger
 from sriov.provision.plan import PfPlan, Plan, find_entry
 from sriov.provision.state import PfState, settle
-from sriov.provision.steps import pf_name
-from sriov.provision.worker import Failure, Job, Report, Terms, Wish, Worker, no_claims
+from sriov.provision.steps import Disturbs, pf_name
+from sriov.provision.terms import Failure, Job, Report, Terms, Wish, no_claims
+from sriov.provision.worker import Worker
 
 __all__ = [
-    "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "last_good_jobs",
-    "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run", "scan_host",
+    "Failure", "Job", "Report", "Terms", "always", "apply_last_good", "apply_pool_file", "find_abandoned",
+    "last_good_jobs", "let_go_of_others", "plan_jobs", "pool_file_jobs", "reset", "reset_jobs", "run",
 ]
-
-
-def scan_host(sysfs: Sysfs) -> Host:
-    """One look at sysfs and one netlink dump."""
-    with Links.open() as links:
-        return sysfs.scan(links.dump())
 
 
 def pool_file_jobs(host: Host, pool_file: PoolFile) -> tuple[Job, ...]:
     """What a pool file wants of the PFs that one of its entries matches; no other PF is ever written to."""
-    return tuple(
-        Job(pf=pf, place=entry.place, overrides=entry.force,
+    drivers = {pool.driver: pool.driver_place for pool in reversed(pool_file.pools)
+               if pool.driver not in (None, Driver.KERNEL)}
+    jobs = tuple(
+        Job(pf=pf, place=entry.place, overrides=entry.force, drivers=drivers,
             wish=partial(settle, entry=entry, pools=pool_file.pools))
         for pf in host.pfs if (entry := find_entry(pf, pool_file.physical_functions)) is not None
     )
+    return (*jobs, *_barred_jobs(host, pool_file))
+
+
+def _barred_jobs(host: Host, pool_file: PoolFile) -> Iterator[Job]:
+    """NICs that an entry names, in so many letters, whose SR-IOV is off in their firmware."""
+    for other in host.others:
+        facts = {each.name: getattr(other, each.name) for each in fields(PciFunction)}
+        pf = PhysicalFunction(**facts, total_vfs=0, num_vfs=0)
+        entry = find_entry(pf, pool_file.physical_functions)
+        finding = find_missing_capability(other)
+        if entry is None or finding is None or not entry.num_vfs:
+            continue
+        names = (pf.address, *((pf.link.name, *pf.link.altnames) if pf.link else ()))
+        if {*entry.match.name, *entry.match.address} & set(names):
+            named = name_wish(entry.place, f"numVfs {entry.num_vfs}", pf)
+            barred = Refusal(pf=pf.address, message=f"{named}: {finding.problem}", hint=finding.action,
+                             disturbs=Disturbs.REBOOT)
+            yield Job(pf=pf, wish=always(PfState(num_vfs=0)), place=entry.place, barred=barred)
 
 
 def last_good_jobs(host: Host, ledger: Ledger) -> tuple[Job, ...]:
@@ -75,9 +89,31 @@ def always(state: PfState) -> Wish:
     return wish
 
 
-def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms) -> Report:
-    """Make the host fit the file."""
-    return run(executor, pool_file_jobs(executor.look(), pool_file), terms)
+def apply_pool_file(executor: Executor, pool_file: PoolFile, terms: Terms, host: Host | None = None) -> Report:
+    """Make the host fit the file; `host` is how it is now, None: look."""
+    host = executor.look() if host is None else host
+    if terms.ledger is not None:
+        let_go_of_others(host, pool_file, terms.ledger)
+    return run(executor, pool_file_jobs(host, pool_file), terms)
+
+
+def let_go_of_others(host: Host, pool_file: PoolFile, ledger: Ledger) -> None:
+    """PFs that no entry matches stay as they are, but no boot brings their last good state back any more."""
+    for pf in _without_entry(host, pool_file):
+        ledger.let_go(pf)
+
+
+def find_abandoned(host: Host, pool_file: PoolFile, ledger: Ledger) -> Iterator[str]:
+    """A sentence for each PF that vfpool changed since the node booted and that the file does not speak of."""
+    for pf in _without_entry(host, pool_file):
+        if ledger.find_changed(pf) is not None:
+            name = pf.known_link.name if pf.known_link else pf.address
+            yield (f"{pf_name(pf)} is as vfpool made it, and no entry matches it (hint: vfpool reset {name} undoes "
+                   "that)")
+
+
+def _without_entry(host: Host, pool_file: PoolFile) -> Iterator[PhysicalFunction]:
+    return (pf for pf in host.pfs if find_entry(pf, pool_file.physical_functions) is None)
 
 
 def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
@@ -93,21 +129,34 @@ def apply_last_good(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
     return replace(report, failed=(*report.failed, *missing))
 
 
-def reset(executor: Executor, terms: Terms, ledger: Ledger) -> Report:
+def reset(executor: Executor, terms: Terms, ledger: Ledger, names: Collection[str] = ()) -> Report:
     """Undo what vfpool did, and only that; the records of PFs that are as they were are gone then.
 
-    It removes VFs that it made, idle ones unasked: that is what it is for.
+    It removes VFs that it made, idle ones unasked: that is what it is for. `names`: netdev names or PCI addresses
+    of the only PFs to undo it on, none: all. Raises InputError for one that is no PF's.
     """
-    jobs = reset_jobs(executor, executor.look(), ledger)
+    host = executor.look()
+    chosen = {_find_named(host, name).address for name in names}
+    jobs = [job for job in reset_jobs(executor, host, ledger) if not names or job.pf.address in chosen]
     # No ledger: what is undone is not to be noted as wanted and reached. No claims: this gives way to them.
     free = replace(terms, ledger=None, read_claims=no_claims, overrides={*terms.overrides, Override.DISTURB_VFS})
     report = run(executor, jobs, free)
     unsettled = {*(each.pf for each in report.refused), *(each.pf for each in report.failed)}
     changed = {job.pf.address for job in jobs}
     for record in ledger.records.values():
-        if record.pf not in unsettled and (record.pf in changed or not ledger.is_current(record)):
+        if record.pf not in unsettled and (
+                record.pf in changed or ((not names or record.pf in chosen) and not ledger.is_current(record))):
             ledger.forget(record.pf)
     return report
+
+
+def _find_named(host: Host, name: str) -> PhysicalFunction:
+    for pf in host.pfs:
+        link = pf.known_link
+        if name in (pf.address, *((link.name, *link.altnames) if link else ())):
+            return pf
+    raise InputError(f"expected the name or PCI address of a PF of this node, got {name!r}",
+                     hint="vfpool discover lists them")
 
 
 def plan_jobs(executor: Executor, jobs: Sequence[Job], terms: Terms) -> Plan:

@@ -1,7 +1,8 @@
 """Other programs' configuration that makes or shapes a PF's VFs: what of it is about which PF. Pure.
 
-Sources: nm-settings-keyfile(5), systemd.link(5), systemd.network(5), netplan's YAML reference. A key that is not
-looked at here never keeps a claim from counting: who may make the VFs is asked, and an override answers.
+Sources: nm-settings-keyfile(5), nm-settings-ifcfg-rh(5), systemd.link(5), systemd.network(5), netplan's YAML
+reference. A key that is not looked at here never keeps a claim from counting: who may make the VFs is asked, and an
+override answers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sriov.model import PhysicalFunction
+from sriov.model import Link, PhysicalFunction
 from sriov.pci import PciAddress
 
 Sections = Sequence[tuple[str, Sequence[tuple[str, str]]]]
 
 _ETHERNET = ("ethernet", "802-3-ethernet")
+# What alloc_etherdev of the kernel calls a NIC until udev gives it a name, and nobody remembers afterwards.
+_KERNEL_NAMES = tuple(f"eth{number}" for number in range(256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +27,12 @@ class Claim:
     """`sentence` is true of each PF that all given keys match; any pattern of a key is enough.
 
     Patterns are globs; those that begin with ! are exceptions. `paths` are udev's ID_PATH: `pci-0000:3b:00.0`.
+    `first_names`: of the name that the PF's netdev had before udev gave it one.
     """
 
     sentence: str                     # "netplan makes its VFs: /etc/netplan/50-nic.yaml"
     names: tuple[str, ...] = ()
+    first_names: tuple[str, ...] = ()
     macs: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ()
@@ -36,6 +41,7 @@ class Claim:
         link = pf.known_link
         return (
             _fits(self.names, (link.name, *link.altnames) if link else ())
+            and any(_fits(self.first_names, (name,)) for name in _first_names(link))
             and _fits([mac.lower().replace("-", ":") for mac in self.macs], (link.mac,) if link else ())
             and _fits(self.paths, (f"pci-{pf.address}",)) and _fits(self.drivers, (pf.driver or "",))
         )
@@ -65,8 +71,28 @@ def find_keyfile_claim(text: str, file: str) -> Claim | None:
     return Claim(
         sentence=f"NetworkManager makes its VFs: {file}",
         names=(*_list(found.get("connection.interface-name")), *_list(found.get("match.interface-name"))),
-        macs=_list(found.get("ethernet.mac-address")), paths=_list(found.get("match.path")),
+        macs=tuple(mac for section in _ETHERNET for mac in _list(found.get(f"{section}.mac-address"))),
+        paths=_list(found.get("match.path")),
         drivers=_list(found.get("match.driver")),
+    )
+
+
+def find_ifcfg_claim(text: str, file: str) -> Claim | None:
+    """Of a profile of Red Hat's network scripts, which NetworkManager reads too: as `find_keyfile_claim`."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, equals, value = line.strip().partition("=")
+        if equals and not key.startswith("#"):
+            found[key.removeprefix("export ").strip()] = value.strip().strip("\"'")
+    if not any(key.startswith("SRIOV_") for key in found) or found.get("TYPE", "Ethernet") != "Ethernet":
+        return None
+
+    def words(*keys: str) -> tuple[str, ...]:
+        return tuple(word.lstrip("|&") for key in keys for word in found.get(key, "").split())
+
+    return Claim(
+        sentence=f"NetworkManager makes its VFs: {file}", names=words("DEVICE", "MATCH_INTERFACE_NAME"),
+        macs=words("HWADDR"), paths=words("MATCH_PATH"), drivers=words("MATCH_DRIVER"),
     )
 
 
@@ -81,7 +107,8 @@ def find_systemd_claim(text: str, file: str) -> Claim | None:
     who = "systemd-networkd" if file.endswith(".network") else "udev"
     return Claim(
         sentence=f"{who} {'makes' if makes else 'configures'} its VFs: {file}",
-        names=_words(match, "OriginalName", "Name"), macs=_words(match, "MACAddress", "PermanentMACAddress"),
+        names=_words(match, "Name"), first_names=_words(match, "OriginalName"),
+        macs=_words(match, "MACAddress", "PermanentMACAddress"),
         paths=_words(match, "Path"), drivers=_words(match, "Driver"),
     )
 
@@ -112,6 +139,13 @@ def sort_claims(claims: Sequence[Claim], pfs: Iterable[PhysicalFunction]) -> dic
     found = {pf.address: tuple(dict.fromkeys(claim.sentence for claim in claims if claim.matches(pf)))
              for pf in pfs}
     return {address: sentences for address, sentences in found.items() if sentences}
+
+
+def _first_names(link: Link | None) -> tuple[str, ...]:
+    """What the netdev may have been called by the kernel."""
+    if link is None:
+        return _KERNEL_NAMES
+    return (link.name,) if link.name in _KERNEL_NAMES else (link.name, *_KERNEL_NAMES)
 
 
 def _fits(patterns: Sequence[str], values: Sequence[str]) -> bool:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.devlink import Devlink
 from sriov.host.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
-from sriov.host.netlink import Links
+from sriov.host.netlink import LinkEvents, Links
 from sriov.host.sysfs import Sysfs
-from sriov.model import Host, Link, PhysicalFunction, VfSettings
+from sriov.model import Host, Link, PhysicalFunction, VfSettings, is_userspace
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Driver
-from sriov.provision.loader import load_module
+from sriov.provision.loader import has_module, load_module
 from sriov.provision.state import difference
 from sriov.provision.steps import (
     NO_DRIVER,
@@ -36,7 +38,22 @@ from sriov.provision.steps import (
 # udev loads when VFs appear.
 _PROBE_PAUSES = 0.0, 0.05, 0.2, 0.5
 
+# Seconds for a netdev to come. Most drivers make it while they probe; iavf does later, once its PF has answered.
+_NETDEV_PATIENCE = 10.0
+# Seconds for a VF to get out of its reset: until then i40e answers EAGAIN, ice EBUSY, and neither says when it is.
+_RESET_PATIENCE, _RESET_PAUSE = 1.0, 0.05
+_IN_RESET = (errno.EAGAIN, errno.EBUSY)
+_ETHERNET = 0x0200                    # class and subclass; an InfiniBand VF's netdev is another module's to make
+
+# A PF of another driver that has no netdev here has it in a pod, which VFs that are made would interrupt.
+_NO_NETDEV = ("pci-pf-stub",)
+
 Choose = Callable[[PhysicalFunction], Mapping[PciAddress, Driver]]
+
+
+def choose_none(_: PhysicalFunction) -> Mapping[PciAddress, Driver]:
+    """Whatever probes VFs that were just made may have them."""
+    return {}
 
 
 class LinkChanges(RoutingTables, Protocol):
@@ -55,6 +72,14 @@ class EswitchChanges(DevlinkFacts, Protocol):
     def set_eswitch_mode(self, address: PciAddress, mode: str) -> None: ...
 
 
+class LinkNews(Protocol):
+    """What `LinkEvents` tells: readable when a link changed."""
+
+    def fileno(self) -> int: ...
+    def drain(self) -> object: ...
+    def close(self) -> None: ...
+
+
 class Executor:
     """The kernel as one node's plans need it. Threads may share it, each at another PF.
 
@@ -62,12 +87,21 @@ class Executor:
     """
 
     def __init__(self, sysfs: Sysfs, open_links: Callable[[], AbstractContextManager[LinkChanges]] = Links.open,
-                 open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open) -> None:
+                 open_devlink: Callable[[], AbstractContextManager[EswitchChanges]] = Devlink.open,
+                 open_news: Callable[[], LinkNews] = LinkEvents, netdev_patience: float = _NETDEV_PATIENCE,
+                 has_module: Callable[[str], bool | None] = has_module) -> None:
         self._sysfs = sysfs
+        self._has_module = has_module
+        self._open_news = open_news
+        self._netdev_patience = netdev_patience
         self._open_links = open_links
         self._open_devlink = open_devlink
 
     # ---- looking ----------------------------------------------------------------------------------------
+
+    def lacks_driver(self, name: str) -> bool:
+        """Whether the node has no such driver: none is loaded, and its kernel has no module of that name."""
+        return not self._sysfs.driver_exists(name) and self._has_module(name) is False
 
     def look(self) -> Host:
         """One look at the node, as `sriov.host.discovery`."""
@@ -107,6 +141,18 @@ class Executor:
                 found[vf.address] = self._sysfs.read_driver_override(vf.address) or ""
         return found
 
+    def find_kept(self, pf: PhysicalFunction) -> frozenset[PciAddress]:
+        """The PF's VFs without a driver that driver_override keeps for one, or may where that cannot be read."""
+        overrides = self.read_overrides(pf) if any(vf.driver is None for vf in pf.vfs) else {}
+        return frozenset(vf.address for vf in pf.vfs if vf.driver is None and overrides.get(vf.address, "?"))
+
+    def may_lack_iommu(self) -> bool:
+        """Whether a vfio driver takes VFs that have no IOMMU, or may where that cannot be read."""
+        try:
+            return self._sysfs.allows_noiommu()
+        except SriovError:
+            return True
+
     def identify_vfs(self, pf: PhysicalFunction) -> int | None:
         """A number that tells the PF's VFs from others that are made later; None where it has none."""
         return self._sysfs.identify(pf.vfs[0].address) if pf.vfs else None
@@ -134,7 +180,7 @@ class Executor:
             if isinstance(each, BindDriver) else each for each in step.undo()
         )
 
-    def do(self, step: Step, choose: Choose = lambda pf: {}) -> None:
+    def do(self, step: Step, choose: Choose = choose_none) -> None:
         """Carry out and verify; what was begun when this raises may be half done.
 
         `choose` says which of the VFs that were just made no other driver than the given one may probe.
@@ -200,9 +246,16 @@ class Executor:
             # The kernel would wait in here for as long as a process has one of them open.
             raise Refused(f"a process has {', '.join(sorted(opened))} open",
                           hint="end the pods or the processes that use them")
-        if step.count and pf.link is None:
+        if step.count and pf.link is None and pf.driver not in _NO_NETDEV:
             raise HostError("it has no netdev on the host", hint="bind the PF to its kernel driver")
-        self._sysfs.write_num_vfs(pf.address, step.count)
+        try:
+            self._sysfs.write_num_vfs(pf.address, step.count)
+        except HostError as error:
+            if error.errno == errno.EBUSY and step.count and (others := self._sysfs.read_num_vfs(pf.address)):
+                raise Refused(f"somebody made {others} meanwhile", hint="let one of the two make them") from None
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):
+                error.hint = "bus numbers or addresses (MMIO) are short: vfpool explain says which, and what to do"
+            raise
         made = replace(self._sysfs.scan_pf(pf.address, ()), link=pf.link)
         # Before any driver probes them again, such as one that udev loads when it sees them.
         for address, driver in choose(made).items():
@@ -214,10 +267,22 @@ class Executor:
     def _set_vf_settings(self, step: SetVfSettings) -> None:
         index = self._find_netdev(step.pf.address)
         with self._open_links() as links:
-            links.set_vf(index, step.vf.index, step.settings, step.describe())
+            self._set_vf(links, index, step)
             now = links.vf_settings(index).get(step.vf.index, VfSettings())
         if difference(step.settings, now) is not None:
             raise HostError(f"the driver reported success, but has {now}")
+
+    def _set_vf(self, links: LinkChanges, index: int, step: SetVfSettings) -> None:
+        deadline = time.monotonic() + _RESET_PATIENCE
+        while True:
+            try:
+                links.set_vf(index, step.vf.index, step.settings, step.describe())
+            except HostError as error:
+                if error.errno not in _IN_RESET or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(_RESET_PAUSE)
 
     def _bind(self, step: BindDriver) -> None:
         vf = step.vf
@@ -226,21 +291,52 @@ class Executor:
             # Unbinding would block until the process closes it.
             raise Refused(f"a process has it open through {driver}",
                           hint="end the pod or the process that uses it")
-        kernel = step.driver == Driver.KERNEL
         if step.driver not in (Driver.KERNEL, NO_DRIVER) and not self._sysfs.driver_exists(step.driver):
             load_module(step.driver)
         self._sysfs.set_driver_override(vf.address, step.override)
         if step.driver == NO_DRIVER:
             self._sysfs.unbind(vf.address)
             return
+        with nullcontext() if step.override else self._letting_drivers_probe(vf.pf):
+            bound = self._probe(step)
+        if not is_userspace(bound) and vf.pci_class >> 8 == _ETHERNET:
+            self._await_netdev(vf.address, bound)
+
+    def _probe(self, step: BindDriver) -> str:
+        """The driver that is bound then."""
+        vf, bound = step.vf, None
         for pause in _PROBE_PAUSES:
             time.sleep(pause)
             self._sysfs.unbind(vf.address)
             self._sysfs.probe(vf.address)
             bound = self._sysfs.read_driver(vf.address)
-            if bound == step.driver or (kernel and bound is not None):
-                return
-        if bound is None and not kernel and vf.iommu_group is None:
+            if bound is not None and step.driver in (bound, Driver.KERNEL):
+                return bound
+        if bound is None and step.driver != Driver.KERNEL and vf.iommu_group is None:
             raise HostError(f"{step.driver} did not take it, and it has no IOMMU group",
                             hint="enable the IOMMU in firmware and on the kernel's command line")
-        raise HostError(f"the kernel bound {bound or 'nothing'}")
+        raise HostError(f"the kernel bound {bound or 'nothing'}",
+                        hint="vfpool explain says what stands in the way; if nothing does, dmesg may")
+
+    def _await_netdev(self, vf: PciAddress, driver: str) -> None:
+        deadline = time.monotonic() + self._netdev_patience
+        with closing(self._open_news()) as news:
+            while self._sysfs.find_netdev(vf) is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([news], [], [], left)[0]:
+                    raise HostError(f"{driver} has it, but made no netdev in {self._netdev_patience:.0f} s",
+                                    hint="see what dmesg says of it; a PF that is down or resets answers no VF")
+                news.drain()
+
+    @contextmanager
+    def _letting_drivers_probe(self, pf: PciAddress) -> Iterator[None]:
+        # With autoprobe off the kernel refuses every driver for a VF without an override, whoever asks it to probe
+        # (pci_device_can_probe in drivers/pci/pci-driver.c).
+        if self._sysfs.read_autoprobe(pf):
+            yield
+            return
+        self._sysfs.write_autoprobe(pf, True)
+        try:
+            yield
+        finally:
+            self._sysfs.write_autoprobe(pf, False)

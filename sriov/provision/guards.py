@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from sriov.model import PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import PciAddress
+from sriov.pools.assignment import Driver
+from sriov.pools.drivernames import find_likely_driver
 from sriov.pools.override import Override
 from sriov.provision.steps import Disturbs, MakeVfs, PfStep, SetAutoprobe, SetUp, VfStep, pf_name
 
@@ -20,33 +22,40 @@ InUse = Callable[[VirtualFunction], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A wish that is not carried out. `override` None: whatever anybody says."""
+    """A wish that is not carried out. `override` None: whatever anybody says. `disturbs` REBOOT: it takes one."""
 
     pf: PciAddress
     message: str
     hint: str | None = None
     override: Override | None = None
+    disturbs: Disturbs | None = None
 
     def __str__(self) -> str:
         says = [self.hint] if self.hint else []
         if self.override is not None:
             says.append(f"to do it all the same: override {self.override}")
-        return f"{self.message} (hint: {'; '.join(says)})" if says else self.message
+        message = self.message if self.disturbs is None else f"{self.message} [{self.disturbs}]"
+        return f"{message} (hint: {'; '.join(says)})" if says else message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a plan takes into account beside the host itself.
 
-    settings: what PFs enforce on VFs now, by VF; where it is not known, nothing of it is planned.
+    settings: what PFs enforce on VFs now, by VF, as far as they report it; None: nobody asked, nothing is planned.
     claims: by PF, a sentence for each program that is configured to make its VFs.
     foreign: PFs whose VFs exist and were not made by vfpool. opened: VFs that a process has open through vfio.
+    kept: VFs without a driver that somebody keeps for one, by driver_override. noiommu: vfio takes VFs that have no
+    IOMMU, or may. lacking: drivers that the node has not, and the place where somebody wants each.
     """
 
-    settings: Mapping[PciAddress, VfSettings] = field(default_factory=dict)
+    settings: Mapping[PciAddress, VfSettings] | None = None
     claims: Mapping[PciAddress, tuple[str, ...]] = field(default_factory=dict)
     foreign: Container[PciAddress] = ()
     opened: Container[PciAddress] = ()
+    kept: Container[PciAddress] = ()
+    noiommu: bool = True
+    lacking: Mapping[Driver, str] = field(default_factory=dict)
 
 
 NO_FACTS = Facts()
@@ -74,17 +83,51 @@ class Guard:
         if max(step.disturbs for step in steps) == Disturbs.ALL_VFS:
             yield from self._check_vfs(pf, steps, wish)
 
+    def leaves_to_kernel(self, pf: PhysicalFunction, vf: VirtualFunction) -> bool:
+        """Whether a VF that has no driver, and that nobody has an opinion on, is to have the kernel's choice: of
+        those that vfpool made, with autoprobe off meanwhile. Who unbinds a VF for a driver of his own sets
+        driver_override first."""
+        return vf.address not in self.facts.kept and (
+            pf.address not in self.facts.foreign or Override.ADOPT in self.overrides)
+
+    def cannot_take(self, driver: Driver, vf: VirtualFunction) -> bool:
+        """Whether the driver cannot take the VF as long as this kernel runs: there is no such driver, or the VF
+        came without the IOMMU group that it needs."""
+        return driver in self.facts.lacking or (
+            "vfio" in driver and vf.iommu_group is None and not self.facts.noiommu)
+
+    def refuse_driver(self, pf: PhysicalFunction, vfs: Sequence[VirtualFunction], driver: Driver) -> Refusal:
+        """What to say of VFs that the driver cannot take."""
+        named = f"VF {vfs[0].index}" if len(vfs) == 1 else f"{len(vfs)} VFs"
+        wish = f"cannot bind {named} of {pf_name(pf)} to {driver}"
+        if driver in self.facts.lacking:
+            place, likely = self.facts.lacking[driver], find_likely_driver(driver)
+            return Refusal(
+                pf=pf.address, hint="it is neither loaded nor a module of the running kernel",
+                message=f"{wish}: no driver {driver} on this node{f' ({place})' if place else ''}"
+                        f"{f', did you mean {likely}?' if likely else ''}")
+        return Refusal(
+            pf=pf.address, disturbs=Disturbs.REBOOT,
+            message=f"{wish}: no IOMMU, so no IOMMU group",
+            hint="turn on the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup and boot without iommu=off, on "
+                 "Intel machines with intel_iommu=on; for tests only, load vfio with enable_unsafe_noiommu_mode=1")
+
     def check_vf(self, pf: PhysicalFunction, vf: VirtualFunction, steps: Sequence[VfStep], wish: str,
                  ) -> Iterator[Refusal]:
         """Why the VF's steps must not be done, all or none."""
-        if not steps or max(step.disturbs for step in steps) == Disturbs.NOTHING:
+        if not steps:
+            return
+        if vf.address in self.facts.opened:       # who has it open has it in use, whatever a step would disturb
+            yield Refusal(pf=pf.address, message=f"cannot {wish}: a process has it open",
+                          hint="end the pod or the process that uses it")
+        if pf.address in self.facts.foreign:      # one without a driver too: its maker may be about to bind it
+            yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
+                                    "have its maker give it up")
+        if max(step.disturbs for step in steps) == Disturbs.NOTHING:
             return
         if vf.ties:
             yield from self._unless(Override.TIED, pf, f"{wish}: the node itself needs it: "
                                     f"{', '.join(vf.ties)}", "leave it out of the pools")
-        if pf.address in self.facts.foreign:
-            yield from self._unless(Override.ADOPT, pf, f"{wish}: it was not made by vfpool",
-                                    "have its maker give it up")
 
     def _check_vfs(self, pf: PhysicalFunction, steps: Sequence[PfStep], wish: str) -> Iterator[Refusal]:
         opened = [vf.address for vf in pf.vfs if vf.address in self.facts.opened]

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from sriov.errors import HostError, InputError, Refused
+from sriov.durable import delete_file, holding, list_records, write_file
+from sriov.errors import HostError, InputError
 from sriov.model import PhysicalFunction
 from sriov.pci import PciAddress
 from sriov.pools.override import LASTING, Override
-from sriov.provision.ownership import Ownership, format_ownership, parse_ownership, take_over
+from sriov.provision.ownership import Ownership, Unfinished, format_ownership, parse_ownership, take_over
 from sriov.provision.state import PfState
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@contextmanager
-def hold_state(state: Path) -> Iterator[None]:
+def hold_state(state: Path) -> AbstractContextManager[None]:
     """Be the only process that changes the node by this state folder; raises Refused where an agent is, HostError.
 
     The lock is the one that an agent has on the folder as long as it runs.
     """
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostError(f"cannot use {state}", errno=error.errno or 0) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"cannot use {state}: another process has it open",
-                          hint="the agent makes the node fit its pool file; stop it first") from None
-        yield
-    finally:
-        os.close(lock)
+    return holding(state, hint="the agent makes the node fit its pool file; stop it first")
 
 
 class Ledger:
@@ -87,20 +72,32 @@ class Ledger:
     def owns(self, pf: PhysicalFunction, vfs: int | None) -> bool:
         """Whether the VFs that the PF has, which are told from others by `vfs`, are vfpool's."""
         record = self.find_changed(pf)
-        return record is not None and record.owns_vfs and record.vfs in (None, vfs)
+        return record is not None and record.has(pf.num_vfs, vfs)
 
-    def begin(self, pf: PhysicalFunction, before: PfState, *, owns_vfs: bool, vfs: int | None = None) -> None:
+    def find_unfinished(self, pf: PhysicalFunction) -> Unfinished | None:
+        """What a run has under way that did not end: this one, or one whose process died."""
+        record = self.find_changed(pf)
+        return record.unfinished if record is not None else None
+
+    def begin(self, pf: PhysicalFunction, before: PfState, *, vfs: int | None = None,
+              counts: tuple[int, ...] = ()) -> None:
         """Note on disk that the PF is about to be changed, and that `before` is how it is.
 
-        `vfs` tells the VFs that it has from others; None where they are still to be made, see `own`.
+        `vfs` tells the VFs that it has and that are vfpool's from others; None: it has no such VFs. `counts`: how
+        many there may be that this run makes.
         """
-        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, owns_vfs=owns_vfs, vfs=vfs))
+        self._write(take_over(self.records.get(pf.address), pf, before, self._boot_id, vfs=vfs, counts=counts))
 
     def own(self, pf: PhysicalFunction, vfs: int | None) -> None:
-        """Note which VFs are meant by what `begin` said, None: it has none any more."""
-        record = self.find_changed(pf)
-        if record is not None:
-            self._write(replace(record, owns_vfs=record.owns_vfs and vfs is not None, vfs=vfs))
+        """Note which VFs are vfpool's now; None: it has no such VFs."""
+        if (record := self.find_changed(pf)) is not None:
+            unfinished = record.unfinished and replace(record.unfinished, counts=())
+            self._write(replace(record, owns_vfs=vfs is not None, vfs=vfs, unfinished=unfinished))
+
+    def end(self, pf: PhysicalFunction) -> None:
+        """Note that the run which began is over, whatever came of it; of one that did well, `settle` does."""
+        if (record := self.find_changed(pf)) is not None:
+            self._write(replace(record, unfinished=None))
 
     def settle(self, pf: PhysicalFunction, reached: PfState, overrides: Iterable[Override] = ()) -> None:
         """Note that `reached` was wanted and is so. Nothing to do for a PF that vfpool never changed.
@@ -110,13 +107,17 @@ class Ledger:
         record = self.find(pf)
         if record is not None:
             lasting = tuple(each for each in LASTING if each in set(overrides))
-            self._write(replace(record, last_good=reached, overrides=lasting))
+            self._write(replace(record, last_good=reached, overrides=lasting, unfinished=None))
+
+    def let_go(self, pf: PhysicalFunction) -> None:
+        """Note that nothing is wanted of the PF any more; what was changed of it can still be undone."""
+        if (record := self.find(pf)) is not None:
+            self._write(replace(record, last_good=None, overrides=()))
 
     def forget(self, pf: PciAddress) -> None:
         """It is as it was before; nothing to do where there is no record."""
         try:
-            self._file(pf).unlink(missing_ok=True)
-            _sync(self._folder)
+            delete_file(self._file(pf))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -129,17 +130,11 @@ class Ledger:
             if self._records.get(record.pf) == record:
                 return
         path = self._file(record.pf)
-        draft = path.with_suffix(".new")
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if record.pf not in self.records and path.exists():
                 path.replace(path.with_suffix(".damaged"))
-            with draft.open("w") as file:
-                file.write(format_ownership(record))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync(self._folder)
+            write_file(path, format_ownership(record).encode())
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from None
         with self._guard:
@@ -147,8 +142,7 @@ class Ledger:
 
     def _load(self) -> None:
         try:
-            paths = sorted(self._folder.glob("*.json"))
-            for path in paths:
+            for path in list_records(self._folder):
                 self._read(path)
         except OSError as error:
             raise HostError(f"cannot read the records in {self._folder}", errno=error.errno or 0) from None
@@ -165,12 +159,3 @@ class Ledger:
 
     def _file(self, pf: PciAddress) -> Path:
         return self._folder / f"{pf}.json"
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename or a removal in the folder last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,7 +25,7 @@ UNCHANGED = VfSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VfState:
-    """None, and what `settings` does not say: any. A VF without a driver gets one unless NO_DRIVER is wanted.
+    """None, and what `settings` does not say: any. `driver` None: a new VF's is left to the kernel.
 
     `override`: what driver_override shall say while it has that driver, empty for nothing.
     """
@@ -84,7 +84,7 @@ def find_differences(before: PfState, now: PfState) -> Iterator[str]:
         changes = difference(vf.settings, found.settings)
         for each in dataclasses.fields(VfSettings) if changes else ():
             is_, was = getattr(found.settings, each.name), getattr(vf.settings, each.name)
-            if is_ != was:
+            if was is not None and getattr(changes, each.name) is not None and is_ != was:
                 yield f"VF {index}: {each.name.replace('_', ' ')} {_say(is_)}, was {_say(was)}"
 
 
@@ -92,10 +92,7 @@ def wanted_driver(wish: VfState, vf: VirtualFunction) -> Driver | None:
     """The driver that the VF should have and has not; None where it may stay as it is."""
     if wish.driver == NO_DRIVER:
         return NO_DRIVER if vf.driver is not None else None
-    if wish.driver is not None:
-        return wish.driver if wish.driver.find_fault(vf) else None
-    # VFs are made with autoprobe off; those that no pool has an opinion on get the kernel's choice.
-    return Driver.KERNEL if vf.driver is None else None
+    return wish.driver if wish.driver is not None and wish.driver.find_fault(vf) else None
 
 
 def derive_mac(pf: MacAddress, index: int) -> MacAddress:
@@ -107,19 +104,29 @@ def derive_mac(pf: MacAddress, index: int) -> MacAddress:
 def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
     """What of `wanted` is not so in `current`; None where all is.
 
-    VLAN id and priority go together, and so do the two rates: the kernel takes each pair in one attribute,
-    where a missing half would become 0.
+    VLAN id, priority and protocol go together, and so do the two rates: the kernel takes each group in one
+    attribute, where what is missing would become 0, and the protocol 802.1Q. Without a VLAN there is no protocol.
     """
-    changed = {each.name for each in dataclasses.fields(VfSettings) if each.name != "vlan_proto"
-               and getattr(wanted, each.name) not in (None, getattr(current, each.name))}
+    changed = {each.name for each in dataclasses.fields(VfSettings)
+               if getattr(wanted, each.name) not in (None, getattr(current, each.name))}
+    if (current.vlan if wanted.vlan is None else wanted.vlan) == 0:
+        changed.discard("vlan_proto")
     if not changed:
         return None
-    for pair in ({"vlan", "vlan_qos"}, {"min_tx_rate", "max_tx_rate"}):
-        if pair & changed:
-            changed |= pair
+    for group in ({"vlan", "vlan_qos", "vlan_proto"}, {"min_tx_rate", "max_tx_rate"}):
+        if group & changed:
+            changed |= group
+    if wanted.vlan is not None and wanted.vlan_proto is None:      # another VLAN, and nothing said: 802.1Q
+        changed.discard("vlan_proto")
     values = {name: getattr(wanted, name) for name in changed}
     return VfSettings(**{name: getattr(current, name) if value is None else value
                          for name, value in values.items()})
+
+
+def find_unknown(wanted: VfSettings, current: VfSettings) -> tuple[str, ...]:
+    """What of `wanted` is not known to be so or not; by such a driver it could not be verified, nor taken back."""
+    return tuple(each.name.replace("_", " ") for each in dataclasses.fields(VfSettings)
+                 if getattr(wanted, each.name) is not None and getattr(current, each.name) is None)
 
 
 def _settle_vf(pf: PhysicalFunction, vf: VirtualFunction, entry: PfEntry, pools: Sequence[Pool]) -> VfState:

@@ -15,16 +15,22 @@ from sriov.pools.assignment import Driver
 
 NO_DRIVER = Driver("")
 
+_VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}      # by EtherType
+
 
 class Disturbs(IntEnum):
-    """Who notices a step, from nobody to all: of a VF only what has it now, of a PF's VFs each."""
+    """Who notices a step, from nobody to all: of a VF only what has it now, of a PF's VFs each.
+
+    No step needs a reboot: a wish that cannot be fulfilled without one is refused, with what has to be done first.
+    """
 
     NOTHING = 0
     VF = 1
     ALL_VFS = 2
+    REBOOT = 3
 
     def __str__(self) -> str:
-        return ("nothing", "this VF", "all VFs of the PF")[self]
+        return ("disturbs nothing", "disturbs this VF", "disturbs all VFs of the PF", "needs a reboot")[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ class SetPfMtu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetEswitch:
-    """legacy or switchdev, on a PF without VFs: ice wants none, mlx5 none that a driver has."""
+    """legacy or switchdev: ice wants a PF without VFs, mlx5 VFs that no driver has, old bnxt_en a PF with VFs."""
 
     pf: PhysicalFunction
     mode: str
@@ -142,13 +148,13 @@ class SetVfSettings:
         return Disturbs.NOTHING if self.vf.driver is None else Disturbs.VF
 
     def describe(self) -> str:
-        said = ", ".join(f"{field.name.replace('_', ' ')} {_say(value)}" for field in dataclasses.fields(VfSettings)
-                         if (value := getattr(self.settings, field.name)) is not None)
-        return f"set {said} for VF {self.vf.address}"
+        return f"set {', '.join(say_settings(self.settings))} for VF {self.vf.address}"
 
     def undo(self) -> tuple[Step, ...]:
         changed = {field.name: getattr(self.before, field.name) for field in dataclasses.fields(VfSettings)
                    if getattr(self.settings, field.name) is not None}
+        if "vlan" in changed:      # with which a protocol that is not said becomes 802.1Q
+            changed["vlan_proto"] = self.before.vlan_proto
         back = VfSettings(**changed)
         if back == VfSettings():
             return ()
@@ -173,6 +179,11 @@ class BindDriver:
         if override is None:
             override = "" if driver in (Driver.KERNEL, NO_DRIVER) else str(driver)
         return cls(vf=vf, driver=driver, override=override or None)
+
+    @property
+    def probes(self) -> bool:
+        """Whether a driver will ask the PF for what it is to be."""
+        return self.driver != NO_DRIVER and not is_userspace(self.driver)
 
     @property
     def disturbs(self) -> Disturbs:
@@ -216,6 +227,12 @@ def pf_name(pf: PhysicalFunction) -> str:
     return f"PF {pf.link.name} ({pf.address})" if pf.link else f"PF {pf.address}"
 
 
+def say_settings(settings: VfSettings) -> tuple[str, ...]:
+    """`vlan 100`, `trust on`: a phrase for each that is said."""
+    return tuple(_say_setting(field.name, value) for field in dataclasses.fields(VfSettings)
+                 if (value := getattr(settings, field.name)) is not None)
+
+
 def _override(driver: str | None) -> str | None:
     """What driver_override most likely is with this driver; `sriov.provision.executor` reads what it really was."""
     return driver if driver is not None and is_userspace(driver) else None
@@ -227,6 +244,12 @@ def _all_of(pf: PhysicalFunction) -> Disturbs:
 
 def _now(value: object) -> str:
     return "" if value is None else f" (now {value})"
+
+
+def _say_setting(name: str, value: object) -> str:
+    if name == "vlan_proto" and isinstance(value, int):
+        return f"vlan proto {_VLAN_PROTOCOLS.get(value, f'{value:#06x}')}"
+    return f"{name.replace('_', ' ')} {_say(value)}"
 
 
 def _say(value: object) -> str:

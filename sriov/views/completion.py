@@ -22,6 +22,7 @@ class Command:
     operands: tuple[str | None, ...]              # in their order
 
 
+_FILES = "FILE", "DIR", "PATH"         # metavars
 FILE = "/"                            # no choice could be this
 
 
@@ -100,4 +101,4 @@ def _read(name: str, command: argparse.ArgumentParser) -> Command:
 def _choices(action: argparse.Action) -> str | None:
     if action.choices is not None:
         return " ".join(str(choice) for choice in action.choices)
-    return FILE if action.type is Path else None
+    return FILE if action.type is Path or action.metavar in _FILES else None

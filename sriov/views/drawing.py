@@ -90,7 +90,8 @@ def _draw_legend(svg: Element, pools: _Pools, width: int) -> int:
         _text(svg, x + 20, y + 11, label)
         x += needed
     _text(svg, _MARGIN, y + 2 * _LINE if pools.colours else y + 11,
-          "number: VF index; dot: in a pod; dashed: no driver; red: not healthy, or needed by the node itself",
+          "number: VF index; dot: in use, or its netdev is elsewhere; dashed: no driver; red: not healthy, or "
+          "needed by the node itself",
           fill=_FAINT)
     return y + (3 if pools.colours else 1) * _LINE
 
@@ -160,7 +161,7 @@ def _draw_vf(svg: Element, vf: VirtualFunction, x: int, y: int, pools: _Pools, o
     group = SubElement(svg, "g")
     says = [f"VF {vf.index}, {vf.address}", f"driver {vf.driver or 'none'}",
             resource or pools.left_out.get(vf.address), fault and f"not healthy: {fault}",
-            owner or ("in a pod" if vf.away else None), *vf.ties]
+            owner or ("netdev in another network namespace" if vf.away else None), *vf.ties]
     SubElement(group, "title").text = _clean("\n".join(each for each in says if each))
     box = _box(group, x, y, _CELL, _CELL, pools.colours[resource] if resource else _NO_POOL,
                _ALARM if fault or vf.ties else _INK)

@@ -89,7 +89,7 @@ def vf_document(story: VfStory, findings: Findings) -> Json:
     return {
         "address": story.vf.address, "pf": story.vf.pf, "index": story.vf.index,
         "resource": story.pool and story.pool.resource, "selector": story.selector and story.selector.place,
-        "fault": story.fault, "inPod": story.vf.away,
+        "fault": story.fault, "netdevElsewhere": story.vf.away,
         "attempts": [_attempt_document(attempt) for attempt in story.attempts],
         "later": [{"resource": attempt.what, "place": attempt.place} for attempt in story.later],
         "findings": findings_document(findings.get(story.vf.address, ())),
@@ -145,16 +145,23 @@ def _fate(story: VfStory) -> str:
     if story.pool is None:
         return "in no pool" + ("" if story.attempts else ": the file has none")
     place = f" by the selector at {story.selector.place}" if story.selector and story.selector.place else ""
-    away = ", in a pod" if story.vf.away else ""
+    away = ", netdev elsewhere" if story.vf.away else ""
     return f"in {story.pool.resource}{place}{away}{f', not healthy: {story.fault}' if story.fault else ''}"
 
 
 def _without_index(attempt: Attempt, story: VfStory) -> Attempt:
     """The attempt in words that are the same for VFs that differ only in what the selector does not ask."""
-    tail = f" has no {story.vf.index}"
-    why_not = tuple(f"{phrase.removesuffix(tail)} does not have it" if phrase.startswith("vfs ") and
-                    phrase.endswith(tail) else phrase for phrase in attempt.why_not)
+    why_not = tuple(_without_own(phrase, story) for phrase in attempt.why_not)
     return Attempt(what=attempt.what, place=attempt.place, why_not=why_not)
+
+
+def _without_own(phrase: str, story: VfStory) -> str:
+    key, index, address = phrase.partition(" ")[0], f" has no {story.vf.index}", str(story.vf.address)
+    if key == "vfs" and phrase.endswith(index):
+        return f"{phrase.removesuffix(index)} does not have it"
+    if key in ("address", "path") and phrase.endswith(address):
+        return f"{phrase.removesuffix(address)}its own"
+    return phrase
 
 
 def _format_attempt(attempt: Attempt, indent: str) -> str:
@@ -163,11 +170,13 @@ def _format_attempt(attempt: Attempt, indent: str) -> str:
 
 def _format_nearest(attempts: Sequence[Attempt], indent: str, address: PciAddress) -> str:
     """The attempts with the fewest reasons, in their order: one of them was probably meant."""
-    nearest = sorted(range(len(attempts)), key=lambda number: len(attempts[number].why_not))[:_NEAREST]
+    nearest = sorted(range(len(attempts)), key=lambda number: len(attempts[number].why_not))
+    if len(attempts) > _NEAREST + 1:      # of one more, its reasons take no more room than a word about it
+        nearest = nearest[:_NEAREST]
     text = "".join(_format_attempt(attempts[number], indent) for number in sorted(nearest))
     if len(attempts) > len(nearest):
-        text += format_paragraph(f"and not {len(attempts) - len(nearest)} others: explain {address} alone says why",
-                                 indent)
+        more = len(attempts) - len(nearest)
+        text += format_paragraph(f"nor {more} others, for the reasons that explain {address} shows", indent)
     return text
 
 

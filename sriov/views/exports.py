@@ -18,7 +18,7 @@ def host_document(host: Host) -> Json:
                 **function_document(pf), "numVfs": pf.num_vfs, "totalVfs": pf.total_vfs, "speed": pf.speed,
                 "eswitch": pf.eswitch, "firmwarePackage": pf.firmware_package, "autoprobe": pf.autoprobe,
                 "virtualFunctions": [
-                    {"index": vf.index, **function_document(vf), "inPod": vf.away} for vf in pf.vfs
+                    {"index": vf.index, **function_document(vf), "netdevElsewhere": vf.away} for vf in pf.vfs
                 ],
             }
             for pf in host.pfs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sriov.provision.steps import VfStep
-from sriov.provision.worker import Report
+from sriov.provision.terms import Report
 from sriov.views.exports import Json
+from sriov.views.plantext import refusal_document
 from sriov.views.tables import Paint, Tone, format_paragraph, plain
 
 
@@ -20,7 +21,6 @@ def outcome_document(report: Report) -> Json:
     return {
         "done": [{"pf": step.vf.pf if isinstance(step, VfStep) else step.pf.address, "text": step.describe()}
                  for step in report.done],
-        "refused": [{"pf": each.pf, "message": each.message, "hint": each.hint, "override": each.override}
-                    for each in report.refused],
+        "refused": [{"pf": each.pf, **refusal_document(each)} for each in report.refused],
         "failed": [{"pf": each.pf, "message": each.what, "leftBehind": list(each.left)} for each in report.failed],
     }

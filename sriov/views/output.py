@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TextIO
 
 from sriov.views.exports import Json
@@ -34,8 +35,9 @@ class Output:
         self._out.write(text.rstrip("\n") + "\n")
 
     def warn(self, warnings: Iterable[str]) -> None:
-        for warning in warnings:
-            self._err.write(f"warning: {warning}\n")
+        with suppress(OSError):           # the answer counts
+            for warning in warnings:
+                self._err.write(f"warning: {warning}\n")
 
 
 def _to_yaml(document: Json) -> str:

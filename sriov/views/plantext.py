@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sriov.provision.guards import Refusal
 from sriov.provision.plan import PfPlan, Plan
 from sriov.provision.steps import Disturbs, MakeVfs, Step, VfStep, pf_name
 from sriov.views.exports import Json
@@ -18,19 +19,26 @@ def plan_document(plan: Plan) -> Json:
     return {"physicalFunctions": [
         {
             "address": each.pf.address,
-            "steps": [_step_document(step) for step in each.steps],
-            "refused": [{"message": refusal.message, "hint": refusal.hint, "override": refusal.override}
-                        for refusal in each.refused],
+            "steps": [_step_document(step) for step in each.steps], "later": list(each.later),
+            "refused": [refusal_document(refusal) for refusal in each.refused],
         }
         for each in plan.pfs
     ]}
 
 
+def refusal_document(refusal: Refusal) -> Json:
+    """`disturbs` is "reboot" where only that would help, and else null."""
+    return {"message": refusal.message, "hint": refusal.hint, "override": refusal.override,
+            "disturbs": None if refusal.disturbs is None else refusal.disturbs.name.lower()}
+
+
 def _format_pf(plan: PfPlan, paint: Paint) -> str:
     text = format_heading(pf_name(plan.pf), paint)
     for step in plan.steps:
-        disturbs = f" [disturbs {step.disturbs}]" if step.disturbs is not Disturbs.NOTHING else ""
+        disturbs = f" [{step.disturbs}]" if step.disturbs is not Disturbs.NOTHING else ""
         text += _tinted(f"{_sign(step)} {step.describe()}{disturbs}", _tone(step), paint)
+    for sentence in plan.later:
+        text += _tinted(f"+ then {sentence}", Tone.GOOD, paint)
     for refusal in plan.refused:
         text += _tinted(f"! {refusal}", Tone.BAD, paint)
     return text

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from sriov.model import Host, Link, PciFunction, PhysicalFunction, VirtualFunction
 from sriov.pools.assignment import Assignment, Member
 from sriov.views.tables import Cell, Paint, Tone, format_paragraph, format_table, plain
 
 _ACCELERATOR = 0x12                   # PCI's base class
+_NO_PROSPECTS: Mapping[str, str] = MappingProxyType({})
 
 
 def format_host(host: Host, paint: Paint = plain) -> str:
@@ -30,14 +32,19 @@ def format_host(host: Host, paint: Paint = plain) -> str:
     return text + format_unreadable(host)
 
 
-def format_assignment(host: Host, assignment: Assignment, paint: Paint = plain) -> str:
-    """A line for each pool, then each VF with its pool or the reason why it is left out."""
+def format_assignment(host: Host, assignment: Assignment, paint: Paint = plain,
+                      prospects: Mapping[str, str] = _NO_PROSPECTS) -> str:
+    """A line for each pool, then each VF with its pool or the reason why it is left out.
+
+    `prospects`: of pools that have no VF yet, which they will have.
+    """
     rows: list[tuple[str | Cell, ...]] = [("RESOURCE", "VFS", "HEALTHY")]
     for resource, members in assignment.members.items():
         healthy = sum(member.fault is None for member in members)
         tone = Tone.GOOD if members and healthy == len(members) else Tone.DOUBTFUL
         rows.append((resource, str(len(members)), Cell(str(healthy), tone)))
     text = format_table(rows, paint)
+    text += "".join(format_paragraph(f"{resource}: {told}", rest="  ") for resource, told in prospects.items())
     if any(pf.vfs for pf in host.pfs):
         outcome = dict(_outcomes(assignment))
         names = {pf.address: _name(pf) for pf in host.pfs}
@@ -63,7 +70,7 @@ def _outcomes(assignment: Assignment) -> Iterator[tuple[str, Cell]]:
 def _note(member: Member) -> str:
     if member.fault is not None:
         return f", not healthy: {member.fault}"
-    return " (in a pod)" if member.vf.away else ""
+    return " (netdev elsewhere)" if member.vf.away else ""
 
 
 def _name(function: PciFunction) -> str:
@@ -97,7 +104,7 @@ def _function_cells(function: PciFunction) -> tuple[str | Cell, ...]:
     link = function.link
     away = isinstance(function, VirtualFunction) and function.away
     return (
-        link.name if link else Cell("(in a pod)", Tone.FAINT) if away else "-",
+        link.name if link else Cell("(not here)", Tone.FAINT) if away else "-",
         f"{function.vendor}:{function.device}",
         function.driver or "-",
         _or_dash(function.numa_node),

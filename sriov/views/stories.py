@@ -71,7 +71,7 @@ def explain_vf(pf: PhysicalFunction, vf: VirtualFunction, pools: Sequence[Pool])
                 attempts.append(attempt)
             elif not attempt.why_not and each is not pool:
                 later.append(attempt)
-    return VfStory(vf=vf, pool=pool, selector=selector, fault=pool.find_fault(vf) if pool else None,
+    return VfStory(vf=vf, pool=pool, selector=selector, fault=pool.find_fault(vf, selector) if pool else None,
                    attempts=tuple(attempts), later=tuple(later))
 
 

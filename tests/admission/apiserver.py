@@ -42,7 +42,7 @@ class ApiServer:
         for gate in self.open.values():
             gate.set()
         self.gone_by_event = True                        # "410 Gone" as an event of the watch, else as HTTP status
-        self.url = ""
+        self.url = "http://127.0.0.1:9"                  # until it serves
         self._objects: dict[tuple[str, str], dict[str, Any]] = {}
         self._version = 100
         self._oldest = 100

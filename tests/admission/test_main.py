@@ -138,7 +138,13 @@ def test_outside_of_a_cluster_a_kubeconfig_is_needed(pair, monkeypatch, caplog):
 
 def test_a_kubeconfig_that_is_not_there(pair, caplog):
     assert main(flags(pair, "--kubeconfig=/no/such")) == 2
-    assert "cannot read kubeconfig: /no/such: No such file or directory" in caplog.text
+    assert caplog.messages[-1] == "kubeconfig /no/such: cannot read /no/such: No such file or directory"
+
+
+def test_a_certificate_that_is_not_there(pair, tmp_path, caplog):
+    pair.certificate.unlink()
+    assert main(flags(pair, f"--kubeconfig={ApiServer().kubeconfig(tmp_path / 'kubeconfig')}")) == 2
+    assert caplog.messages == [f"cannot read {pair.certificate}: No such file or directory"]
 
 
 def test_an_address_that_is_taken(pair, tmp_path, caplog):

@@ -366,17 +366,9 @@ def test_in_a_cluster_a_renewed_token_is_used(tmp_path, monkeypatch):
     run(whole)
 
 
-def test_kubeconfigs_that_are_none(tmp_path, monkeypatch):
+def test_outside_of_a_cluster_there_is_no_service_account(monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-
-    def refusal(path):
-        with pytest.raises(InputError) as caught:
-            asyncio.run(load_configuration(path))
-        return str(caught.value)
-
-    assert refusal(None) == (
+    with pytest.raises(InputError) as caught:
+        asyncio.run(load_configuration(None))
+    assert str(caught.value) == (
         "not in a cluster: Service host/port is not set (hint: give --kubeconfig outside of one)")
-    assert refusal(tmp_path / "no") == f"cannot read kubeconfig: {tmp_path / 'no'}: No such file or directory"
-    for text in ("", "[]", "{", "{}", "clusters: []\ncurrent-context: x\n"):
-        (tmp_path / "bad").write_text(text)
-        assert refusal(tmp_path / "bad").startswith(f"cannot use kubeconfig {tmp_path / 'bad'}: ")

@@ -15,7 +15,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from admission.certificate import Certificate
 from admission.handler import Handler
@@ -24,7 +23,7 @@ from sriov.errors import HostError
 from tests.admission.pods import pod, review
 from tests.admission.source import known_nads
 from tests.deviceplugin.harness import run, until
-from tests.e2e.pki import Authority, KeyPair, make_key
+from tests.e2e.pki import Authority, KeyPair
 
 
 class Site:
@@ -61,7 +60,6 @@ def trust(authority: Authority) -> ssl.SSLContext:
 @asynccontextmanager
 async def site(authority: Authority, pair: KeyPair, mutate=None, host="127.0.0.1") -> AsyncIterator[Site]:
     certificate = Certificate(pair.certificate, pair.key)
-    certificate.refresh()
     connector = aiohttp.TCPConnector(ssl=trust(authority))
     async with known_nads() as nads, aiohttp.ClientSession(connector=connector) as client:
         made = Site(client, "")
@@ -214,7 +212,7 @@ def test_a_port_that_is_taken(authority, pair):
     async def scenario(made):
         port = int(made.url.rpartition(":")[2])
         with pytest.raises(HostError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: EADDRINUSE$"):
-            async with serving(("127.0.0.1", port), Certificate(Path("a"), Path("b")).context, made.post,
+            async with serving(("127.0.0.1", port), Certificate(pair.certificate, pair.key).context, made.post,
                                lambda: None):
                 pass
 
@@ -278,7 +276,6 @@ def test_a_renewed_secret_is_shown_to_new_connections_and_old_ones_go_on(authori
         async with (known_nads() as nads, aiohttp.ClientSession(connector=connector) as client,
                     serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate, lambda: None) as address):
             made = Site(client, f"https://{format_address(*address)}")
-            await until(lambda: certificate.loaded)
             assert (await made.get("/readyz"))[0] == 200
             assert await shown_serial(made.url, authority) == serial(first.certificate)
             secret(tmp_path, second, "2")
@@ -293,70 +290,18 @@ def test_a_renewed_secret_is_shown_to_new_connections_and_old_ones_go_on(authori
     run(whole)
 
 
-def encrypted(authority: Authority, folder: Path) -> KeyPair:
-    pair = authority.issue("encrypted", common_name="x", hosts=("127.0.0.1",))
-    key = folder / "encrypted.key"
-    key.write_bytes(make_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
-    return KeyPair(certificate=pair.certificate, key=key)
-
-
-def test_a_pair_that_is_no_good_is_logged_once_and_the_last_good_one_stays(authority, pair, tmp_path, caplog):
-    other = authority.issue("other", common_name="x", hosts=("127.0.0.1",))
-    files = KeyPair(certificate=tmp_path / "crt", key=tmp_path / "key")
-    certificate = Certificate(files.certificate, files.key)
-
-    def look() -> tuple[bool, list[str]]:
-        """Three looks: whether there is a certificate, and what was logged."""
-        caplog.clear()
-        for _ in range(3):
-            certificate.refresh()
-        return certificate.loaded, caplog.messages
-
-    def put(made: KeyPair) -> tuple[bool, list[str]]:
-        shutil.copy(made.certificate, files.certificate)
-        shutil.copy(made.key, files.key)
-        return look()
-
-    caplog.set_level(logging.INFO)
-    gone = "No such file or directory"
-    assert look() == (False, [f"cannot read {files.certificate}: {gone}; waiting for another"])
-    loaded, (line,) = put(encrypted(authority, tmp_path))
-    assert not loaded
-    assert line.startswith(f"cannot use {files.certificate} with {files.key}: ")
-    assert put(pair) == (True, [f"serving the certificate of {files.certificate}"])
-    loaded, (line,) = put(KeyPair(certificate=other.certificate, key=pair.key))
-    assert loaded
-    assert line.endswith("; the last good one stays")
-    files.key.unlink()
-    assert look() == (True, [f"cannot read {files.key}: {gone}; the last good one stays"])
-    assert put(other) == (True, [f"serving the certificate of {files.certificate}"])
-
-
-def test_without_a_certificate_there_is_no_handshake(authority, tmp_path):
-    async def whole() -> None:
-        certificate = Certificate(tmp_path / "no", tmp_path / "no")
-        async with (known_nads() as nads,
-                    serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate, lambda: None) as address):
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await shown_serial(f"https://{format_address(*address)}", authority)
-
-    run(whole)
-
-
 def test_a_probe_that_only_connects_is_welcome(authority, pair, caplog):
-    """With a certificate or without: it is how a kubelet asks whether the process lives."""
+    """It is how a kubelet asks whether the process lives."""
     caplog.set_level(logging.INFO)
 
     async def whole() -> None:
-        loaded = Certificate(pair.certificate, pair.key)
-        loaded.refresh()
-        for certificate in (loaded, Certificate(Path("no"), Path("no"))):
-            async with (known_nads() as nads, serving(("127.0.0.1", 0), certificate.context, Handler(nads).mutate,
-                                                      lambda: None) as address):
-                caplog.clear()
-                _, writer = await asyncio.open_connection(*address)
-                writer.close()
-                await writer.wait_closed()
-            assert caplog.messages == []
+        async with (known_nads() as nads,
+                    serving(("127.0.0.1", 0), Certificate(pair.certificate, pair.key).context, Handler(nads).mutate,
+                            lambda: None) as address):
+            caplog.clear()
+            _, writer = await asyncio.open_connection(*address)
+            writer.close()
+            await writer.wait_closed()
+        assert caplog.messages == []
 
     run(whole)

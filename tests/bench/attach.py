@@ -11,7 +11,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cni.netns import links_in, open_netns
 from sriov.host.netlink import Links
 from sriov.model import Link, VfSettings, VirtualFunction
 from sriov.pci import MacAddress
+from tests.bench.turns import show, timed
 from tests.support import node
 from tests.support.node import Agent, Cni, config, netns
 
@@ -114,13 +114,6 @@ def find_peer() -> Path | None:
     return Path(folder, "sriov") if folder and Path(folder, "sriov").exists() else None
 
 
-def timed(action: Callable[[], None]) -> float:
-    """Milliseconds."""
-    started = time.perf_counter()
-    action()
-    return 1000 * (time.perf_counter() - started)
-
-
 def run_case(cni: Cni, vfs: tuple[VirtualFunction, ...], case: Case, rounds: int) -> None:
     adds: dict[str, list[float]] = {}
     dels: dict[str, list[float]] = {}
@@ -173,11 +166,6 @@ def run_at_once(cni: Cni, vfs: tuple[VirtualFunction, ...], rounds: int) -> None
     floor, wall = statistics.median(floors), statistics.median(ours)
     show(f"\n{len(vfs)} ADD and DEL, VLAN + MAC, two PFs: one after another at the floor {floor:.0f} ms, "
          f"at once through vfpool {wall:.0f} ms, ratio {wall / floor:.2f}")
-
-
-def show(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def main(rounds: int = 3) -> None:

@@ -12,7 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from cni.wire import SOCKET_PATH
-from tests.bench.attach import CASES, cni_pair, timed
+from tests.bench.attach import CASES, cni_pair
+from tests.bench.turns import timed
 from tests.support.node import Cni, netns, pfs
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import cni.kernel
 from cni.queue import ChangeQueue
 from deviceplugin.__main__ import main as run_agent
-from tests.bench.attach import AT_ONCE, POOLS, show
+from tests.bench.attach import AT_ONCE, POOLS
+from tests.bench.turns import show
 from tests.support import node
 from tests.support.node import Agent, Cni, config, netns
 

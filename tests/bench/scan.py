@@ -1,112 +1,62 @@
 """What a scan of sysfs costs, beside the bare reads that it cannot do without, in the same run.
 
 `python -m tests.bench.scan [runs]`. The tree is synthetic (8 PFs with 128 VFs each, on a plain file system), so
-the floor takes from the figures what the file system costs. What needs no file is beside it: assignment to 16
-pools, what ties each NIC to the node, what is known of VFs in pods. Then how time and memory grow with VFs.
+the floor takes from the figures what the file system costs. What needs no file comes after it: what ties each NIC
+to the node, what is known of VFs in pods.
 """
 
-import gc
+from __future__ import annotations
+
 import os
-import statistics
 import sys
 import tempfile
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from sriov.host.discovery import add_ties
 from sriov.host.known import Known, recall, remember
-from sriov.host.routes import DefaultRoute
+from sriov.host.routes import Address, Route
 from sriov.host.sysfs import Sysfs
-from sriov.host.ties import find_ties, tie_functions
 from sriov.model import Host, Link
 from sriov.pci import MacAddress, PciAddress
-from sriov.pools.assignment import Pool, Selector, VfIndices, assign
+from tests.bench.turns import Case, Row, show_rows, take_turns
 from tests.support.tree import Pf, Tree
 
 PFS, VFS = 8, 128
-GROWTH = (64, 256, 1024, 4096)
+FIRST = PciAddress("0000:10:00.0")
 FILES, LINKS = ("numa_node", "vendor", "device"), ("driver", "iommu_group")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Milliseconds; `ratio` of the p50 to the floor's, None where nothing is read."""
-
-    name: str
-    p50: float
-    best: float
-    ratio: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """A scan of a node with `vfs` VFs: milliseconds, and bytes that the host keeps for each, its link aside."""
-
-    vfs: int
-    p50: float
-    bytes_each: float
-
-
 def run(runs: int = 20) -> list[Row]:
-    """Measure all cases, taking turns, `runs` times each after a warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         tree = make_tree(folder, VFS)
-        sysfs, links, one = Sysfs(tree.root), tree.links, PciAddress("0000:10:00.0")
-        old, host = tree.links_without_parent, sysfs.scan(links)
-        if len(list(host.vfs)) != PFS * VFS or host.unreadable:
-            raise AssertionError(f"the tree was not read: {host.unreadable}")
-        all_devices, one_device = devices(tree, host), devices(tree, Host(pfs=host.pfs[:1]))
-        pools = [Pool(resource=f"intel.com/{n}", selectors=(
-            Selector(pf=(f"ens{n // 2}f*",), vfs=VfIndices.parse("0-63" if n % 2 else "64-120")),
-        )) for n in range(2 * PFS)]
-        cases: dict[str, Callable[[], object]] = {
-            "floor: bare reads of 1,024 VFs": lambda: read_all(all_devices),
-            "scan of 1,024 VFs on 8 PFs": lambda: sysfs.scan(links),
-            "the same before Linux 5.14": lambda: sysfs.scan(old),
-            "floor: bare reads of 128 VFs": lambda: read_all(one_device),
-            "rescan of one PF, 128 VFs": lambda: sysfs.scan_pf(one, links),
-            "assignment of 1,024 VFs to 16 pools": lambda: assign(host, pools),
-            "ties of 1,024 VFs in 8 bonds": lambda: tie_functions(host, bonded, find_ties(bonded, (), routes)),
-            "known facts of 256 VFs in pods": lambda: recall(host, remember(known, host)),
-        }
-        bonded, routes = bond(links), [DefaultRoute(version=4, links=(10_000,))]
+        sysfs, links, old = Sysfs(tree.root), tree.links, tree.links_without_parent
+        host = scan(tree)
+        ports = bond(links)
         known = remember(Known(boot_id="this"), host)
-        times: dict[str, list[float]] = {name: [] for name in cases}
-        for turn in range(-2, runs):
-            for name, case in cases.items():
-                start = time.perf_counter()
-                case()
-                if turn >= 0:
-                    times[name].append((time.perf_counter() - start) * 1e3)
-    rows, floor = [], 0.0
-    for name, took in times.items():
-        p50 = statistics.median(took)
-        floor = p50 if name.startswith("floor") else floor
-        reads = "scan" in name or name.startswith(("floor", "the same"))
-        rows.append(Row(name=name, p50=p50, best=min(took), ratio=p50 / floor if reads else None))
-    return rows
+        every, one = "floor: the same files of 1,024 VFs", "floor: the same files of 128 VFs"
+        return take_turns([
+            Case(name=every, work=lambda: read_all(tree, [pf.address for pf in host.pfs])),
+            Case(name="scan of 1,024 VFs on 8 PFs", floor=every, budget=150, work=lambda: sysfs.scan(links)),
+            Case(name="the same before Linux 5.14", floor=every, work=lambda: sysfs.scan(old)),
+            Case(name=one, work=lambda: read_all(tree, [FIRST])),
+            Case(name="rescan of one PF, 128 VFs", floor=one, budget=20,
+                 work=lambda: sysfs.scan_pf(FIRST, links)),
+            Case(name="ties of 1,024 VFs in 8 bonds",
+                 work=lambda: add_ties(host, tuple(ports), Tables())),
+            Case(name="known facts of 256 VFs in pods", work=lambda: recall(host, remember(known, host))),
+        ], runs)
 
 
-def grow(runs: int = 10) -> Iterator[Size]:
-    """The same scan of ever larger nodes, all with 8 PFs."""
-    for vfs in GROWTH:
-        with tempfile.TemporaryDirectory() as folder:
-            tree = make_tree(folder, vfs // PFS)
-            sysfs, times = Sysfs(tree.root), []
-            for _ in range(runs):
-                start = time.perf_counter()
-                sysfs.scan(tree.links)
-                times.append((time.perf_counter() - start) * 1e3)
-            gc.collect()
-            tracemalloc.start()
-            host = sysfs.scan(tree.links)
-            kept, _ = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-            if len(list(host.vfs)) != vfs:
-                raise AssertionError(f"the tree was not read: {host.unreadable}")
-            yield Size(vfs=vfs, p50=statistics.median(times), bytes_each=kept / vfs)
+class Tables:
+    """A default route over the first bond."""
+
+    def dump_addresses(self) -> tuple[Address, ...]:
+        return ()
+
+    def dump_routes(self) -> tuple[Route, ...]:
+        return (Route(version=4, links=(10_000,)),)
 
 
 def make_tree(folder: str, vfs: int) -> Tree:
@@ -119,6 +69,14 @@ def make_tree(folder: str, vfs: int) -> Tree:
     return tree
 
 
+def scan(tree: Tree) -> Host:
+    """The whole tree; a scan that misses any of it measures nothing."""
+    host = Sysfs(tree.root).scan(tree.links)
+    if host.unreadable or len(host.pfs) != PFS or any(len(pf.vfs) != pf.num_vfs for pf in host.pfs):
+        raise AssertionError(f"the tree was not read: {host.unreadable}")
+    return host
+
+
 def bond(links: tuple[Link, ...]) -> list[Link]:
     """The links, each a port of one of eight bonds."""
     ports = [replace(link, master=10_000 + link.index % 8) for link in links]
@@ -127,30 +85,25 @@ def bond(links: tuple[Link, ...]) -> list[Link]:
     return [*ports, *bonds]
 
 
-def devices(tree: Tree, host: Host) -> list[str]:
-    return [str(tree.path(vf.address)) for vf in host.vfs]
+def read_all(tree: Tree, pfs: Sequence[PciAddress]) -> None:
+    """The PFs' folders, and the files and links of each VF that a scan has to look at; nothing made of them."""
+    devices = f"{tree.root}/bus/pci/devices"
+    for pf in pfs:
+        for virtfn in os.listdir(f"{devices}/{pf}"):
+            if not virtfn.startswith("virtfn"):
+                continue
+            device = f"{devices}/{os.readlink(f'{devices}/{pf}/{virtfn}').rpartition('/')[2]}"
+            for name in FILES:
+                fd = os.open(f"{device}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                os.read(fd, 4096)
+                os.close(fd)
+            for name in LINKS:
+                os.readlink(f"{device}/{name}")
 
 
-def read_all(folders: list[str]) -> None:
-    """The files and links of each VF that a scan has to look at, and nothing made of them."""
-    for folder in folders:
-        for name in FILES:
-            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            os.read(fd, 4096)
-            os.close(fd)
-        for name in LINKS:
-            os.readlink(f"{folder}/{name}")
-
-
-def main() -> None:
-    for row in run(*map(int, sys.argv[1:2])):
-        ratio = "" if row.ratio is None else f"{row.ratio:6.2f} x"
-        sys.stdout.write(f"{row.name:40}{row.p50:8.2f} ms, best{row.best:8.2f} ms {ratio}\n")
-    sys.stdout.write(f"\n{'VFs':>6}{'scan':>12}{'for each VF':>16}{'kept for each':>16}\n")
-    for size in grow():
-        sys.stdout.write(f"{size.vfs:6}{size.p50:9.1f} ms{size.p50 / size.vfs * 1e3:13.1f} µs"
-                         f"{size.bytes_each:14.0f} B\n")
+def main() -> int:
+    return 0 if show_rows(run(*map(int, sys.argv[1:2]))) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

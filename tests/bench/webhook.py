@@ -26,6 +26,7 @@ from aiohttp import web
 
 from tests.admission.apiserver import ApiServer, nad, tls_context
 from tests.admission.pods import container, pod, review
+from tests.bench.turns import show
 from tests.deviceplugin.harness import until
 from tests.e2e.pki import Authority, KeyPair
 
@@ -303,11 +304,6 @@ def report(servers: Sequence[Server], sizes: Mapping[int, int], note: Callable[[
             ratios = "".join(f"{mine / rate[name]:9.2f}" if name in rate else "        -" for name in (FLOOR, PEER))
             cost = statistics.median(server.costs[size]) * 1e6
             note(f"  {server.name:29}{mine:12.0f}{p50:8.2f}{p99:8.2f}{ratios}{cost:8.0f}{server.rss():8.1f}")
-
-
-def show(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def main() -> None:

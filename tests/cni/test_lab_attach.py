@@ -250,10 +250,14 @@ class TestRefused:
         assert "undo failed" not in str(failure.value)
         cni.delete(conf, "c1", pod)      # as runtimes do
 
-    def test_vf_in_a_pod(self, cni: Cni, vfs: Vfs) -> None:
+    def test_vf_in_a_pod(self, cni: Cni, vfs: Vfs, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The pod is told as the kubelet named it."""
         with netns() as one, netns() as two:
-            cni.add(config(vfs[0].address), "owner", one)
-            self.refused(cni, config(vfs[0].address), two, 101, f"VF {vfs[0].address} is in use: container owner")
+            with monkeypatch.context() as kubelet:
+                kubelet.setenv("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0")
+                cni.add(config(vfs[0].address), "owner", one)
+            self.refused(cni, config(vfs[0].address), two, 101,
+                         f"VF {vfs[0].address} is in use: pod shop/cart-0, container owner")
             assert pod_link(one)["operstate"]
             cni.delete(config(vfs[0].address), "owner", one)
 

@@ -121,6 +121,13 @@ def lines(agent: Agent, words: str) -> list[str]:
     return [line for line in agent.log.read_text().splitlines() if words in line]
 
 
+def wait_for_line(agent: Agent, words: str) -> str:
+    """The one line with these words: the agent says what it did after its record is gone."""
+    wait_for(words, lambda: lines(agent, words))
+    (line,) = lines(agent, words)
+    return line
+
+
 def test_a_netns_that_dies_without_del(start, home, vfs: Vfs, tmp_path: Path) -> None:
     agent, cni = start()
     ipam = tmp_path / "ipam"
@@ -133,9 +140,8 @@ def test_a_netns_that_dies_without_del(start, home, vfs: Vfs, tmp_path: Path) ->
         wait_for_home(agent, home)
         wait_for_free(ipam)
         wait_for("nothing owed", lambda: not owed(agent))
-        (line,) = lines(agent, "brought home")
-        assert line.endswith(f"VF {vfs[0].address}: brought home: container c1, net1 of network net: its network "
-                             "namespace is gone")
+        assert wait_for_line(agent, "brought home").endswith(
+            f"VF {vfs[0].address}: brought home: container c1, net1 of network net: its network namespace is gone")
         cni.delete(conf, "c1", "")           # that came too late after all
 
 
@@ -202,7 +208,7 @@ def test_repair_during_the_del(start, home, vfs: Vfs, tmp_path: Path) -> None:
         assert [path.stem for path in agent.records()] == [vfs[1].address]
         held.unlink()
         wait_for_home(agent, home)
-        assert len(lines(agent, "brought home")) == 1
+        wait_for_line(agent, "brought home")
 
 
 def test_add_of_the_vf_to_the_next_pod(start, home, vfs: Vfs, tmp_path: Path) -> None:
@@ -281,7 +287,7 @@ class TestMountsOfItsOwn:
             agent, cni = start(runner=last)
             remove(dying)
             wait_for("the VF of the dead one", lambda: len(agent.records()) == 2, HOME_WITHIN)
-            assert len(lines(agent, "brought home")) == 1
+            wait_for_line(agent, "brought home")
             assert (vlan(vfs[0]), vlan(vfs[6])) == ([{"vlan": 5}], [{"vlan": 5}])
             assert ip("-n", Path(pod).name, "link", "show", "net1")
             cni.delete(config(vfs[0].address), "c1", pod)
@@ -300,7 +306,7 @@ def test_vfs_made_anew_while_one_is_in_a_pod(start, vfs: Vfs, tmp_path: Path) ->
         before = links()
         wait_for("no record", lambda: agent.records() == [], HOME_WITHIN)
         wait_for_free(tmp_path / "ipam")
-        assert len(lines(agent, "the VF is gone or was made anew")) == 1
+        wait_for_line(agent, "the VF is gone or was made anew")
         cni.add(conf, "c2", pod)
         cni.delete(conf, "c1", pod, "net2")
         cni.delete(conf, "c2", pod)
@@ -339,7 +345,7 @@ def test_del_that_failed_is_done_all_the_same(start, home, vfs: Vfs) -> None:
         wait_for("no record", lambda: agent.records() == [], 2 * HOME_WITHIN)
         assert not home()
         assert len(lines(agent, "is not home")) == 1
-        assert len(lines(agent, "its ADD or DEL was never finished")) == 1
+        wait_for_line(agent, "its ADD or DEL was never finished")
 
 
 # Longer than an agent's start, or a VF on its way home, waits for an IPAM plugin.

@@ -13,6 +13,7 @@ from cni.protocol import (
     Command,
     Request,
     error_code,
+    find_pod,
     format_error,
     parse_args,
     parse_request,
@@ -275,3 +276,17 @@ def test_no_input_makes_an_error_document_too_long_for_the_socket():
     assert len(json.dumps(document)) < 100_000
     assert document["msg"].startswith("mmm")
     assert document["msg"].endswith("...")
+
+
+@pytest.mark.parametrize(("args", "pod"), [
+    ("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0", "shop/cart-0"),
+    ("IgnoreUnknown=true;K8S_POD_NAME=a.b;K8S_POD_NAMESPACE=default;MAC=02:00:00:00:00:01", "default/a.b"),
+    ("K8S_POD_NAME=a", ""), ("K8S_POD_NAMESPACE=a", ""), ("", ""), (";;=;x", ""),
+    ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=b\nfaked: line", ""), ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=../b", ""),
+    (f"K8S_POD_NAMESPACE=a;K8S_POD_NAME={'b' * 254}", "")])
+def test_the_pod_of_a_call(args, pod):
+    assert find_pod({"CNI_ARGS": args}) == pod
+
+
+def test_a_call_without_arguments_has_no_pod():
+    assert find_pod({}) == ""

@@ -44,7 +44,7 @@ records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
     owner=st.builds(Owner, container_id=texts, ifname=texts, network=texts, netns=texts,
-                    cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1)),
+                    cookie=st.integers(0, 2**64 - 1), file_system=st.none() | st.integers(0, 2**64 - 1), pod=texts),
     identity=st.none() | st.integers(0, 2**64 - 1),
     wanted=st.builds(Wanted, settings=settings, mtu=st.none() | st.integers(68, 65535)),
     ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
@@ -95,7 +95,7 @@ wrong_values: st.SearchStrategy[object] = st.sampled_from(
 def test_a_record_without_what_came_later():
     document = json.loads(format_record(record()))
     del document["identity"], document["ipam"], document["wanted"], document["owner"]["file_system"]
-    del document["baseline"]["link"]["traits"]
+    del document["owner"]["pod"], document["baseline"]["link"]["traits"]
     assert parse_record(json.dumps(document)) == record()
 
 
@@ -106,6 +106,12 @@ def test_any_damage_of_traits_is_a_record_or_a_sriov_error(part, value):
     attempt(json.dumps(document))
     document["baseline"]["link"]["traits"] = value
     attempt(json.dumps(document))
+
+
+def test_an_owner_is_shown_with_its_pod_where_that_is_known():
+    owner = record().owner
+    assert str(owner) == "container c1, net1 of network net"
+    assert str(dataclasses.replace(owner, pod="shop/cart")) == "pod shop/cart, container c1, net1 of network net"
 
 
 @given(st.sampled_from(DOCUMENT_PARTS), wrong_values)
@@ -212,13 +218,14 @@ def test_a_write_replaces_the_file_and_never_changes_it(tmp_path, store):
 def test_a_draft_that_was_never_finished_is_nothing(tmp_path):
     with opened(tmp_path) as store:
         store.write(record())
-    draft = file_of(tmp_path, record("0000:3b:02.2")).with_suffix(".new")
-    draft.write_text(format_record(record("0000:3b:02.2")))
-    file_of(tmp_path, record()).with_suffix(".new").write_text("{")
+    drafts = [path.with_name(f".{path.name}.new") for path in (
+        file_of(tmp_path, record("0000:3b:02.2")), file_of(tmp_path, record()))]
+    drafts[0].write_text(format_record(record("0000:3b:02.2")))
+    drafts[1].write_text("{")
     with opened(tmp_path) as store:
         assert (list(store), store.damaged) == ([record()], [])
         store.write(record("0000:3b:02.2"))
-        assert not draft.exists()
+        assert not drafts[0].exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])

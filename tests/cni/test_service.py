@@ -72,6 +72,23 @@ def test_a_bug_is_an_error_document_and_a_traceback_in_the_log_only(bug, caplog,
     assert capfd.readouterr().out == ""
 
 
+POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0;K8S_POD_INFRA_CONTAINER_ID=c"
+
+
+@pytest.mark.parametrize("outcome", [None, Gone("x"), KeyError("vf")])
+@pytest.mark.parametrize(("args", "pod"), [(POD, " of pod shop/cart-0"), ("", ""), ("K8S_POD_NAME=a", "")])
+def test_the_log_names_the_pod_where_the_caller_does(caplog, outcome, args, pod):
+    caplog.set_level(logging.INFO)
+    ask(Handler(outcome), CNI_ARGS=args)
+    (line,) = caplog.messages
+    assert line.startswith(f"ADD {ENV['CNI_CONTAINERID']} {ENV['CNI_IFNAME']}{pod}: ")
+
+
+def test_a_call_that_is_refused_is_logged_with_its_pod(caplog):
+    assert ask(Handler(), CNI_ARGS=f"{POD};wrong")[0] == 1
+    assert " of pod shop/cart-0: failed " in caplog.text
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_version_is_echoed(version):
     config = {**CONFIG, "cniVersion": version}

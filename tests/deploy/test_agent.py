@@ -10,8 +10,10 @@ import yaml
 from cni.wire import SOCKET_PATH
 from deviceplugin.__main__ import _parse_args
 from deviceplugin.kubeletdir import KUBELET, Way
+from sriov.__main__ import _parser
 from sriov.host.sysfs import Sysfs
 from sriov.host.udev import Udev
+from sriov.provision.makers import FOLDERS
 from tests.deploy.manifests import DEPLOY, pod_of, read, read_base
 
 AGENT = read_base()["DaemonSet", "vfpool-agent"]
@@ -20,6 +22,7 @@ CONTAINER = POD["containers"][0]
 MOUNTS = {mount["name"]: mount for mount in CONTAINER["volumeMounts"]}
 VOLUMES = {volume["name"]: volume for volume in POD["volumes"]}
 HOST_PATHS = {name: volume["hostPath"]["path"] for name, volume in VOLUMES.items() if "hostPath" in volume}
+ENV = {each["name"]: each for each in CONTAINER["env"]}
 ARGS = _parse_args([*CONTAINER["args"]])
 
 
@@ -40,8 +43,33 @@ def test_every_volume_is_mounted_and_the_other_way_round():
     assert len(MOUNTS) == len(CONTAINER["volumeMounts"])
 
 
+# What is only looked at to see who else makes VFs, by the place of the file in the host's own tree.
+SEEN = {name: path for name, path in HOST_PATHS.items() if name.startswith("host-")}
+
+
 def test_a_host_path_has_the_same_name_inside():
-    assert {name: MOUNTS[name]["mountPath"] for name in HOST_PATHS} == HOST_PATHS
+    assert {name: MOUNTS[name]["mountPath"] for name in HOST_PATHS.keys() - SEEN.keys()} == {
+        name: path for name, path in HOST_PATHS.items() if name not in SEEN}
+
+
+def test_who_else_makes_vfs_is_seen():
+    """And modprobe's configuration.
+
+    All of it but /etc/sysconfig: to make that on a host that is not of Red Hat's kind would say it is.
+    """
+    root = ENV["VFPOOL_HOST_ROOT"]["value"]
+    assert root != "/"
+    assert {MOUNTS[name]["mountPath"] for name in SEEN} == {f"{root}{path}" for path in SEEN.values()}
+    assert all(MOUNTS[name]["readOnly"] for name in SEEN)
+    unseen = {folder for folder in FOLDERS
+              if not any(PurePosixPath("/", folder).is_relative_to(path) for path in SEEN.values())}
+    assert unseen == {"etc/sysconfig/network-scripts", "lib/netplan"}     # the latter is in /usr, or is not used
+    assert "usr/lib/netplan" in FOLDERS
+
+
+def test_nothing_is_made_where_a_host_may_forbid_it():
+    assert {VOLUMES[name]["hostPath"]["type"] for name, path in SEEN.items() if path.startswith("/usr")} == {
+        "Directory"}
 
 
 def default(function, name):
@@ -51,10 +79,13 @@ def default(function, name):
 @pytest.mark.parametrize(("path", "writes"), [
     (ARGS.pool_file, False),
     (ARGS.state_dir / "vfs", True),
+    (ARGS.state_dir / "known.json", True),
     (ARGS.socket, True),
+    (ARGS.status_socket, True),
     (SOCKET_PATH, True),                       # where the installed executable looks
     (ARGS.kubelet_dir / Way.CALL.value, True),
     (ARGS.kubelet_dir / Way.WATCHER.value, True),
+    (ARGS.kubelet_dir / "pod-resources/kubelet.sock", False),
     (ARGS.device_info_dir, True),
     *((target, True) for target in ARGS.install_cni),
     (default(Udev, "run") / "control", False),
@@ -71,10 +102,10 @@ def test_what_the_agent_uses_is_mounted(path, writes):
 
 def test_no_other_host_path():
     """A new one wants a reason, and a line above."""
-    assert set(HOST_PATHS.values()) == {
+    assert set(HOST_PATHS.values()) - set(SEEN.values()) == {
         "/etc/cni/net.d", "/opt/cni/bin", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
-        "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
+        f"{KUBELET}/pod-resources", "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
     }
 
 
@@ -86,7 +117,7 @@ def test_later_namespaces_are_seen_and_dead_ones_let_go():
 def test_a_wrong_kubelet_folder_fails_and_is_not_made():
     types = {name: VOLUMES[name]["hostPath"]["type"] for name in HOST_PATHS}
     assert {name for name, kind in types.items() if kind == "Directory"} == {
-        "device-plugins", "plugins-registry", "sys-devices", "sys-bus-pci"}
+        "device-plugins", "plugins-registry", "pod-resources", "sys-devices", "sys-bus-pci", "host-usr"}
     assert set(types.values()) == {"Directory", "DirectoryOrCreate"}
 
 
@@ -116,6 +147,24 @@ def test_it_runs_on_every_node_and_never_twice():
     assert POD["priorityClassName"] == "system-node-critical"
     assert AGENT["spec"]["updateStrategy"] == {
         "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+
+
+def test_agent_and_commands_in_its_container_read_the_same_host(monkeypatch, tmp_path):
+    """`kubectl exec` has the container's environment, and none of the agent's arguments."""
+    assert ENV.keys() == {"NODE_NAME", "VFPOOL_HOST_ROOT"}
+    assert ENV["VFPOOL_HOST_ROOT"]["value"] == "/host"
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", str(tmp_path))
+    assert _parse_args([*CONTAINER["args"]]).host_root == tmp_path
+    for words in (["plan", "f"], ["apply", "f"], ["reset"], ["explain", "f"]):
+        assert _parser().parse_args(words).host_root == tmp_path
+
+
+def test_it_knows_its_node_s_name(monkeypatch):
+    name = ENV["NODE_NAME"]
+    assert name["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    monkeypatch.setenv(name["name"], "worker-7")
+    assert _parse_args([*CONTAINER["args"]]).node_name == "worker-7"
+    assert _parse_args(["--node-name", "other"]).node_name == "other"
 
 
 def test_its_memory_has_no_limit():

@@ -1,8 +1,11 @@
 """What deploy/ holds as a whole: nothing forgotten, one namespace, examples that are right."""
 
 import json
+import re
+import textwrap
 
 import pytest
+import yaml
 
 from cni.netconf import parse_netconf
 from cni.protocol import parse_config
@@ -75,3 +78,52 @@ def test_paths_in_the_readme_exist():
     for name in ("base/agent.yaml", "crd", "components/drop-in", "examples"):
         assert name in text
         assert (DEPLOY / name).exists()
+
+
+README = (DEPLOY / "README.md").read_text()
+
+
+def documents_of_the_guide():
+    """What its YAML blocks say, those within lists too."""
+    blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```$", README, re.MULTILINE | re.DOTALL)
+    return [yaml.safe_load(textwrap.dedent(block)) for _, block in blocks]
+
+
+def find_parent(value, path):
+    """The mapping or list that a JSON pointer's last part is of, and that part."""
+    *parts, last = [part.replace("~1", "/") for part in path.removeprefix("/").split("/")]
+    for part in parts:
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value, last
+
+
+def test_the_guide_patches_what_is_there():
+    patches = [patch for document in documents_of_the_guide() if "patches" in document
+               for patch in document["patches"]]
+    done = []
+    for patch in patches:
+        kinds, name = patch["target"]["kind"].split("|"), patch["target"].get("name")
+        targets = [each for (kind, its_name), each in read_base().items()
+                   if kind in kinds and name in (None, its_name)]
+        assert {each["kind"] for each in targets} == set(kinds)
+        for operation in yaml.safe_load(patch["patch"]):
+            for target in targets:
+                parent, last = find_parent(target, operation["path"])
+                assert (last in parent) is (operation["op"] == "replace")
+            done.append(operation["path"].rpartition("/")[2])
+    assert done == ["caBundle", "failurePolicy", "imagePullSecrets", "example.com~1sriov"]
+
+
+def test_the_files_that_the_guide_names_are_there():
+    named = set(re.findall(r"(?:deploy/|`)((?:base|crd|examples|components|systemd)/[\w./-]+)", README))
+    assert {"base/namespace.yaml", "examples/networks.yaml", "examples/test-pod.yaml", "components/drop-in",
+            "systemd/vfpool-last-good.service"} <= named
+    assert [name for name in named if not (DEPLOY / name).exists()] == []
+
+
+def test_the_test_pod_asks_for_an_example_network():
+    pod, = read(DEPLOY / "examples/test-pod.yaml")
+    wanted = pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
+    network = next(each for each in NETWORKS if each["metadata"]["name"] == wanted)
+    assert network["metadata"]["namespace"] == pod["metadata"]["namespace"]
+    assert network["metadata"]["annotations"]["k8s.v1.cni.cncf.io/resourceName"] == "intel.com/sriov"

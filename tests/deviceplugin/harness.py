@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import grpc
 
-from deviceplugin.inventory import Inventory
+from deviceplugin.inventory import Inventory, View
 from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import DevicePluginStub
 from deviceplugin.kubeletdir import KubeletDirectory, Way
-from deviceplugin.service import ServiceConfig, serve
+from deviceplugin.service import Service, ServiceConfig
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Assignment, Member, Pool
@@ -62,8 +62,14 @@ def make_members(count: int, faults: Mapping[int, str] | None = None, **changes:
 
 def assign_members(
     *members: Member, resource: str = RESOURCE, left_out: Mapping[PciAddress, str] | None = None
-) -> Assignment:
-    return Assignment(members={resource: members}, left_out=left_out or {})
+) -> View:
+    return view(Assignment(members={resource: members}, left_out=left_out or {}))
+
+
+def view(assignment: Assignment, *pools: Pool, generation: int = 1) -> View:
+    """As the agent publishes it; without pools each of the assignment's resources is that of a plain one."""
+    plain = (Pool(resource=resource, selectors=()) for resource in assignment.members)
+    return View(pools=pools or tuple(plain), assignment=assignment, generation=generation)
 
 
 def run(scenario: Callable[[], Awaitable[None]], seconds: float = 20.0) -> None:
@@ -82,9 +88,9 @@ def configure(root: Path, *, stream_grace: float = 0.1) -> ServiceConfig:
 
 
 @asynccontextmanager
-async def agent(config: ServiceConfig, inventory: Inventory, *pools: Pool) -> AsyncIterator[None]:
+async def agent(config: ServiceConfig, inventory: Inventory) -> AsyncIterator[None]:
     """The service, running; an error in it fails the test."""
-    task = asyncio.create_task(serve(config, pools or (POOL,), inventory), name="agent")
+    task = asyncio.create_task(Service(config, inventory).run(), name="agent")
     try:
         yield
     finally:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.allocation import DeviceNode, allocate, env_key, format_go_json, prefer
+from deviceplugin.allocation import DeviceNode, allocate, format_go_json, prefer
 from sriov.errors import InputError, Refused
-from sriov.pools.assignment import Member
+from sriov.pools.assignment import Member, variable_name
 from tests.deviceplugin.harness import RESOURCE, make_members, make_vf
 
 
@@ -136,7 +136,7 @@ def test_a_user_space_vf_without_a_node_to_hand_out_is_refused(
     ],
 )
 def test_env_key(resource: str, key: str) -> None:
-    assert env_key(resource) == key
+    assert variable_name(resource) == key
 
 
 def test_json_is_written_as_go_writes_it() -> None:

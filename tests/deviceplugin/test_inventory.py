@@ -3,16 +3,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from deviceplugin.inventory import Inventory
+from deviceplugin.inventory import Inventory, View
 from sriov.errors import HostError
 from sriov.pci import PciAddress
 from sriov.pools.assignment import Assignment, Member
-from tests.deviceplugin.harness import RESOURCE, assign_members, make_members, make_vf, run, until
+from tests.deviceplugin.harness import RESOURCE, assign_members, make_members, make_vf, run, until, view
 
 
 def faults(inventory: Inventory, resource: str = RESOURCE) -> dict[str, str | None]:
@@ -60,12 +61,26 @@ def test_a_vf_that_is_gone_stays_listed_with_the_reason_until_it_comes_back() ->
     run(scenario)
 
 
+def test_vfs_that_are_not_expected_back_leave_the_list_where_no_pod_has_them() -> None:
+    async def scenario() -> None:
+        first, second, third = make_members(3)
+        inventory = Inventory()
+        inventory.publish(assign_members(first, second, third))
+        after = replace(assign_members(first), held=frozenset({first.vf.address, third.vf.address}))
+        change = inventory.publish(after).change
+        assert faults(inventory) == {first.vf.address: None, third.vf.address: "is not on the host any more"}
+        assert change.resources[0].gone == (second.vf.address,)
+        assert inventory.publish(assign_members(first)).version == 2
+
+    run(scenario)
+
+
 def test_a_vf_that_moved_to_another_pool_is_faulty_in_the_old_one() -> None:
     async def scenario() -> None:
         (member,) = make_members(1)
         inventory = Inventory()
-        inventory.publish(Assignment(members={"a/kernel": (member,), "a/dpdk": ()}, left_out={}))
-        inventory.publish(Assignment(members={"a/kernel": (), "a/dpdk": (member,)}, left_out={}))
+        inventory.publish(view(Assignment(members={"a/kernel": (member,), "a/dpdk": ()}, left_out={})))
+        inventory.publish(view(Assignment(members={"a/kernel": (), "a/dpdk": (member,)}, left_out={})))
         assert faults(inventory, "a/kernel") == {member.vf.address: "now belongs to a/dpdk"}
         assert faults(inventory, "a/dpdk") == {member.vf.address: None}
 
@@ -100,7 +115,7 @@ class Scans:
         self._lock = threading.Lock()
         self.may_end = threading.Semaphore(0)
 
-    def __call__(self) -> Assignment:
+    def __call__(self) -> View:
         with self._lock:
             self.started += 1
             self._running += 1
@@ -113,7 +128,7 @@ class Scans:
 
 
 async def with_run(
-    inventory: Inventory, scan: Callable[[], Assignment], body: Callable[[], object], poll: float = 60.0
+    inventory: Inventory, scan: Callable[[], View], body: Callable[[], object], poll: float = 60.0
 ) -> None:
     running = asyncio.create_task(inventory.run(scan, poll=poll))
     try:
@@ -156,18 +171,39 @@ def test_polling_finds_what_no_trigger_told() -> None:
     run(scenario)
 
 
+def test_scans_that_cost_much_come_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However dear a scan is, those without a trigger use IDLE_SHARE of a processor at most."""
+    monkeypatch.setattr("deviceplugin.inventory.IDLE_SHARE", 0.2)
+    costs: list[float] = []
+
+    def scan() -> View:
+        begun = time.thread_time()
+        while time.thread_time() < begun + 0.02:
+            pass
+        costs.append(time.thread_time() - begun)
+        return assign_members(*make_members(len(costs)))
+
+    async def scenario() -> None:
+        inventory = Inventory()
+        begun = time.monotonic()
+        await with_run(inventory, scan, lambda: inventory.wait_newer(5), poll=0.0)
+        assert sum(costs[:5]) <= 0.25 * (time.monotonic() - begun)
+
+    run(scenario)
+
+
 def test_a_failing_scan_keeps_the_last_view_is_logged_once_and_is_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    answers: list[Assignment | Exception] = [
+    answers: list[View | Exception] = [
         assign_members(*make_members(1)),
         HostError("cannot read /sys", errno=5),
         HostError("cannot read /sys", errno=5),
         assign_members(*make_members(2)),
     ]
 
-    def scan() -> Assignment:
+    def scan() -> View:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -185,7 +221,7 @@ def test_a_failing_scan_keeps_the_last_view_is_logged_once_and_is_tried_again(
 
 
 def test_a_bug_in_a_scan_ends_the_agent() -> None:
-    def scan() -> Assignment:
+    def scan() -> View:
         raise ZeroDivisionError
 
     async def scenario() -> None:

@@ -19,8 +19,11 @@ from deviceplugin.kubelet import (
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
 )
+from sriov.commands.status import ask_agent
 from sriov.host.sysfs import Sysfs
 from sriov.pci import PciAddress
+from sriov.status import NodeStatus
+from tests.deviceplugin.test_poolsource import ConfigMap
 from tests.support import node
 from tests.support.kubelet import Kubelet, TopologyPolicy
 from tests.support.node import Agent, Cni, config, netns, pfs, wait_for
@@ -195,6 +198,59 @@ def test_answers_the_kubelet_while_vfs_are_made(agent: Agent) -> None:
                 answered += agent.log.read_text().count("done: make 7 VFs") < 3
             assert await complete == 14
             assert answered, "all VFs were made before the first answer: nothing was tried"
+
+    asyncio.run(run())
+
+
+POOLS = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+physicalFunctions:
+  - match: {numaNode: 0}
+    numVfs: 3
+pools:
+  - resource: one
+    select: [{pf: {numaNode: 0}, vfs: 0-1}]
+    driver: kernel
+  - resource: two
+    select: [{pf: {numaNode: 0}}]
+    driver: vfio-pci
+"""
+MORE = POOLS.replace("numVfs: 3", "numVfs: 5\n    force: disturb-vfs").replace("resource: two", "resource: three")
+
+
+def test_a_changed_config_map_is_followed(agent: Agent) -> None:
+    """A resource comes, one goes, another number of VFs; a bad file keeps what the last good one said."""
+    volume = ConfigMap(agent.root / "volume")
+    volume.write(POOLS)
+    (agent.root / "pools.yaml").unlink()
+    (agent.root / "pools.yaml").symlink_to(volume.path)
+
+    def status() -> NodeStatus:
+        return ask_agent(agent.root / "status.sock", PATIENCE)
+
+    async def run() -> None:
+        async with Kubelet(agent.kubelet) as kubelet:
+            await asyncio.to_thread(agent.start)
+            await kubelet.wait_allocatable("intel.com/one", 2, timeout=PATIENCE)
+            await kubelet.wait_allocatable("intel.com/two", 1, timeout=PATIENCE)
+            volume.write(POOLS.replace("vfs: 0-1", "vfs: 0-"))
+            await asyncio.to_thread(wait_for, "the mistake", lambda: status().pool_file.error is not None)
+            assert "expected an index range like 0-3, got '0-'" in (status().pool_file.error or "")
+            assert [(kubelet.allocatable(f"intel.com/{name}"), name) for name in ("one", "two")] == [
+                (2, "one"), (1, "two")]
+            volume.write(MORE)
+            await kubelet.wait_allocatable("intel.com/three", 3, timeout=PATIENCE)
+            await kubelet.wait_allocatable("intel.com/one", 2, timeout=PATIENCE)
+            await kubelet.wait_allocatable("intel.com/two", 0, timeout=PATIENCE)
+            (pf,) = (pf for pf in pfs() if pf.numa_node == 0)
+            assert [vf.driver for vf in pf.vfs] == ["igbvf", "igbvf", "vfio-pci", "vfio-pci", "vfio-pci"]
+            assert not (agent.kubelet / "plugins_registry/intel.com_two.sock").exists()
+            await asyncio.to_thread(wait_for, "a status without problems", lambda: not [*status().find_problems()])
+            now = status()
+            assert {each.resource: each.healthy for each in now.resources} == {
+                "intel.com/one": 2, "intel.com/three": 3}
+            assert agent.log.read_text().count("cannot be used") == 1
 
     asyncio.run(run())
 

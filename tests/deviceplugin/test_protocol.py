@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deviceplugin.inventory import Inventory
+from deviceplugin.inventory import Inventory, View
 from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet import pluginregistration_pb2 as watcher
 from deviceplugin.kubelet.pluginregistration_pb2_grpc import RegistrationStub
@@ -33,6 +33,7 @@ from tests.deviceplugin.harness import (
     make_vf,
     run,
     socket_of,
+    view,
 )
 from tests.support.kubelet import Kubelet, UnexpectedAdmissionError
 from tests.support.kubelet_plugins import dial
@@ -82,11 +83,10 @@ def test_several_resources_in_one_container(root: Path, plugin_watcher: bool) ->
         inventory = Inventory()
         kernel, dpdk = make_vf(0), make_vf(1, driver="vfio-pci")
         members = {"a.b/kernel": (Member(vf=kernel, fault=None),), "a.b/dpdk": (Member(vf=dpdk, fault=None),)}
-        inventory.publish(Assignment(members=members, left_out={}))
-        pools = [Pool(resource=name, selectors=()) for name in ("a.b/kernel", "a.b/dpdk")]
-        async with kubelet(root, plugin_watcher) as node, agent(configure(root), inventory, *pools):
-            for pool in pools:
-                await node.wait_allocatable(pool.resource, 1)
+        inventory.publish(view(Assignment(members=members, left_out={})))
+        async with kubelet(root, plugin_watcher) as node, agent(configure(root), inventory):
+            for resource in members:
+                await node.wait_allocatable(resource, 1)
             pod = await node.admit("default/a", {"app": {"a.b/kernel": 1, "a.b/dpdk": 1}})
             assert pod["app"].envs["PCIDEVICE_A_B_KERNEL"] == kernel.address
             assert pod["app"].envs["PCIDEVICE_A_B_DPDK"] == dpdk.address
@@ -132,7 +132,7 @@ def test_the_agent_restarts_while_a_pod_holds_a_vf(root: Path, plugin_watcher: b
         )
         inventory = Inventory()
         pool = Pool(resource=RESOURCE, selectors=(Selector(),), driver=Driver.KERNEL)
-        inventory.publish(assign(Host(pfs=(pf,)), [pool]))
+        inventory.publish(view(assign(Host(pfs=(pf,)), [pool]), pool))
         return inventory
 
     async def scenario() -> None:
@@ -226,13 +226,13 @@ def test_nothing_is_sent_for_a_change_that_the_kubelet_cannot_see(root: Path, pl
 
 
 def test_topology_is_told_only_where_it_is_known_and_wanted(root: Path, plugin_watcher: bool) -> None:
-    async def nodes(*pools: Pool) -> list[list[int] | None]:
-        inventory = publish(
-            Member(vf=make_vf(0, numa_node=1), fault=None), Member(vf=make_vf(1, numa_node=None), fault=None)
-        )
+    async def nodes(pool: Pool) -> list[list[int] | None]:
+        members = Member(vf=make_vf(0, numa_node=1), fault=None), Member(vf=make_vf(1, numa_node=None), fault=None)
+        inventory = Inventory([pool])
+        inventory.publish(view(Assignment(members={RESOURCE: members}, left_out={}), pool))
         async with (
             kubelet(root, plugin_watcher) as node,
-            agent(configure(root), inventory, *pools),
+            agent(configure(root), inventory),
             connect(socket_of(root, plugin_watcher)) as stub,
         ):
             await node.wait_allocatable(RESOURCE, 2)
@@ -346,7 +346,7 @@ def test_the_kubelet_is_answered_while_a_write_to_sysfs_blocks(root: Path, plugi
         loop = asyncio.get_running_loop()
         inventory = publish(*make_members(2))
 
-        def scan() -> Assignment:
+        def scan() -> View:
             loop.call_soon_threadsafe(blocked.set)
             with numvfs.open("w") as file:
                 file.write("4")

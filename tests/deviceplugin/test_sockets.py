@@ -22,7 +22,6 @@ from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_RegistrationServicer_to_server
 from deviceplugin.kubeletdir import identify
 from sriov.errors import HostError, Refused
-from sriov.pools.assignment import Pool
 from tests.deviceplugin.harness import (
     RESOURCE,
     Stream,
@@ -295,13 +294,13 @@ def test_a_kubelet_that_refuses_the_name_is_told_of_once_and_asked_again(
     root: Path, plugin_watcher: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    wrong = Pool(resource="kubernetes.io/sriov", selectors=())
+    wrong = "kubernetes.io/sriov"
 
     async def scenario() -> None:
-        path = socket_of(root, plugin_watcher, wrong.resource)
+        path = socket_of(root, plugin_watcher, wrong)
         async with (
             Kubelet(root, plugin_watcher=plugin_watcher) as kubelet,
-            agent(configure(root), two_devices(wrong.resource), wrong),
+            agent(configure(root), two_devices(wrong)),
         ):
             await until(lambda: "extended resource" in caplog.text)
             first = identify(path)
@@ -320,7 +319,7 @@ def test_without_inotify_polling_finds_it(
     def exhausted() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("deviceplugin.kubeletdir.Inotify", exhausted)
+    monkeypatch.setattr("deviceplugin.folders.Inotify", exhausted)
     config = replace(configure(root), poll=0.05)
 
     async def scenario() -> None:

@@ -20,7 +20,6 @@ from deviceplugin.plugin import make_server
 from deviceplugin.session import Session
 from sriov.pools.assignment import Member
 from tests.deviceplugin.harness import (
-    POOL,
     RESOURCE,
     agent,
     assign_members,
@@ -56,7 +55,7 @@ async def node(
 async def plugin(path: Path, inventory: Inventory) -> AsyncIterator[Session]:
     """A plugin served on `path` that does not register."""
     session = Session(lambda: None)
-    server = make_server(POOL, inventory, path.parent, session)
+    server = make_server(RESOURCE, inventory, path.parent, session)
     server.add_insecure_port(f"unix:{path}")
     await server.start()
     try:

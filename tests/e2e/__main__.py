@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
+from collections.abc import Callable
+from types import FrameType
 
 from sriov.errors import InputError
 from tests.e2e.components import build_components
 from tests.e2e.peers import find_peers
+from tests.lab.cache import check_cache
 from tests.lab.errors import LabError
 from tests.lab.host import check_host, install_missing_packages
 from tests.lab.image import CHECKOUT, build_image
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+WATCH_SECONDS = 0.5    # between looks at what was started
 
 EXAMPLES = """examples:
   python -m tests.e2e build
@@ -62,7 +69,31 @@ def keep_up(_: argparse.Namespace) -> None:
             f"{', '.join(cluster.node.images)}\n"
         )
         sys.stdout.flush()
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        watch(cluster.find_end)
+
+
+def watch(find_end: Callable[[], str | None]) -> None:
+    """Until SIGINT or SIGTERM; LabError with what `find_end` says as soon as it says something.
+
+    From then on signals are only noted: a second Ctrl-C does not break off what stops the rest.
+    """
+    noted: list[int] = []
+    for number in STOPPING:
+        signal.signal(number, lambda number, _: noted.append(number))
+    while not noted:
+        # A terminal's Ctrl-C goes to everything that was started here, too: what ended by it is no failure.
+        if (end := find_end()) is not None and not noted:
+            raise LabError(f"{end}\nthe rest was stopped")     # by whom that reaches, before it is shown
+        time.sleep(WATCH_SECONDS)
+
+
+def end_once(number: int, _: FrameType | None) -> None:
+    """The first signal ends what goes on, and what was started is stopped; another would break that off."""
+    for each in STOPPING:
+        signal.signal(each, lambda *_: None)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def print_comparison(_: argparse.Namespace) -> None:
@@ -75,8 +106,10 @@ def print_comparison(_: argparse.Namespace) -> None:
 
 def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))    # so that no half-built folder is left
+    for number in STOPPING:
+        signal.signal(number, end_once)    # so that neither a process nor a half-built folder is left
     try:
+        check_cache()
         arguments.run(arguments)
     except InputError as error:
         sys.stderr.write(f"cluster: {error}\n")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +21,7 @@ from tests.e2e.pods import DPDK, SRIOV
 from tests.e2e.webhook import Webhook
 from tests.lab.image import CHECKOUT
 from tests.lab.progress import Progress
+from tests.lab.scratch import scratch_folder
 from tests.support.node import wait_for
 
 DEPLOY = CHECKOUT / "deploy"
@@ -43,7 +42,7 @@ class Cluster:
         with ExitStack() as stack:
             self.components = build_components()
             self.peers = find_peers()
-            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfpool-e2e-", dir="/tmp")))
+            self.folder = stack.enter_context(scratch_folder("vfpool-e2e-"))
             started = time.monotonic()
             self.plane = stack.enter_context(ControlPlane(self.components, self.folder / "plane"))
             self.kubectl = Kubectl(self.components.program("kubectl"), self.plane.admin)
@@ -72,6 +71,10 @@ class Cluster:
         self.wait_allocatable(EXPECTED)
         self.host.take_baseline()
         self.progress.note("vfpool installed: " + ", ".join(f"{n} {r}" for r, n in EXPECTED.items()))
+
+    def find_end(self) -> str | None:
+        """Which process of the installed cluster ended by itself, with its last words; None where none did."""
+        return self.plane.find_end() or self.node.find_end() or self.webhook.find_end()
 
     def apply_crd(self) -> None:
         self.kubectl.run("apply", "-f", str(DEPLOY / "crd"))

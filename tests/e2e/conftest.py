@@ -7,7 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from sriov.errors import InputError
 from tests.e2e.cluster import Cluster
+from tests.lab.cache import check_cache
 
 _CLUSTER = pytest.StashKey[Cluster]()
 
@@ -18,6 +20,10 @@ def running_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with ExitStack() as stack:
         with capture.global_and_fixture_disabled():
+            try:
+                check_cache()
+            except InputError as error:
+                pytest.exit(f"cluster: {error}", returncode=2)
             cluster = stack.enter_context(Cluster())
             request.config.stash[_CLUSTER] = cluster
             stack.callback(request.config.stash.__delitem__, _CLUSTER)

@@ -53,6 +53,7 @@ class ControlPlane:
         self._apiserver = self._process("kube-apiserver", self._apiserver_flags(serving, to_kubelet))
         self._controllers = self._process("kube-controller-manager", self._controllers_flags(serving))
         self._scheduler = self._process("kube-scheduler", self._scheduler_flags(serving))
+        self._processes = (self._etcd, self._apiserver, self._controllers, self._scheduler)
 
     @property
     def server(self) -> str:
@@ -68,7 +69,7 @@ class ControlPlane:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, self._folder / "etcd", ignore_errors=True)
             # Killed, the last one first: nobody reads this data again, and nothing has to be told.
-            for process in (self._etcd, self._apiserver, self._controllers, self._scheduler):
+            for process in self._processes:
                 stack.callback(process.kill)
             self._etcd.start()
             self._wait_ready(self._etcd, self._etcd_port, "/readyz", tls=False)
@@ -103,8 +104,11 @@ class ControlPlane:
 
     def log_tail(self, name: str, lines: int = TAIL) -> str:
         """The last log lines of etcd, kube-apiserver, kube-controller-manager or kube-scheduler."""
-        processes = (self._etcd, self._apiserver, self._controllers, self._scheduler)
-        return {process.name: process for process in processes}[name].log_tail(lines)
+        return {process.name: process for process in self._processes}[name].log_tail(lines)
+
+    def find_end(self) -> str | None:
+        """Of the first of them that ended by itself, how; None where all run, or were stopped."""
+        return next(filter(None, (process.find_end() for process in self._processes)), None)
 
     def kubeconfig(
         self, name: str, *, common_name: str, organizations: Iterable[str] = (), server: str | None = None

@@ -26,7 +26,9 @@ from tests.lab.progress import Progress
 
 GO = "1.26.6"            # the newest that a module of ours asks for; an older Go fetches it as a toolchain
 HEARTBEAT = 30           # seconds
-GO_HINT = "install Go 1.21 or newer: golang-go of Debian's backports, or go.dev/dl"
+OLDEST = "1.21"          # Go fetches toolchains since then
+GO_HINT = "golang-go of Debian's backports, or go.dev/dl"
+_GO_VERSION = re.compile(r"\bgo([0-9]+\.[0-9]+(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +145,36 @@ def go_command(*, static_cgo: bool = False, source: Path | None = None) -> list[
     Debian's Go has GOTOOLCHAIN=local, and would refuse a module that asks for a newer one; it is heeded
     where the environment says so.
     """
-    program = find_program("go")
-    if program is None:
-        raise LabError("the cluster's executables are built with Go, and no go is on PATH", hint=GO_HINT)
-    toolchain = os.environ.get("GOTOOLCHAIN", "auto")
+    if fault := find_go_fault():
+        raise LabError(fault)
     return [
-        "env", f"CGO_ENABLED={int(static_cgo)}", "GOFLAGS=", "GOWORK=off", f"GOTOOLCHAIN={toolchain}", program,
+        "env", f"CGO_ENABLED={int(static_cgo)}", "GOFLAGS=", "GOWORK=off", f"GOTOOLCHAIN={_toolchain()}",
+        str(find_program("go")),
         *(["-C", str(source)] if source else []),
     ]
+
+
+def find_go_fault() -> str | None:
+    """What is there, what is needed and what to do, in one line; None where Go is there and new enough."""
+    local = _toolchain().startswith("local")
+    needed = f"the cluster's executables need Go {GO if local else OLDEST} or newer"
+    program = find_program("go")
+    if program is None:
+        return f"{needed}, and no go is on PATH (hint: install it: {GO_HINT})"
+    said = _run(["env", "GOTOOLCHAIN=local", program, "version"]).stdout
+    version = _GO_VERSION.search(said)
+    if version is None or _number(version[1]) >= _number(GO if local else OLDEST):
+        return None                 # a Go without a number is one that somebody built of its newest sources
+    hint = "unset GOTOOLCHAIN, and Go fetches what it needs; or install" if local else "install"
+    return f"{needed}, and {program} is {version[1]} (hint: {hint} a newer one: {GO_HINT})"
+
+
+def _toolchain() -> str:
+    return os.environ.get("GOTOOLCHAIN", "auto")
+
+
+def _number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 def _download(recipe: Recipe, go: Sequence[str]) -> dict[str, Any]:

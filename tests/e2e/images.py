@@ -32,7 +32,7 @@ def build_images(peers: Peers, folder: Path) -> list[Path]:
     """Archives in `folder`, one of each image; those of peers that this machine lacks are left out."""
     install_missing_packages(PACKAGES)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="vfpool-images-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         pause = compile_static(SOURCES / "pause.c", Path(scratch))
         probe = compile_static(SOURCES / "vfio_probe.c", Path(scratch))
         shell = busybox_layer()

@@ -84,6 +84,12 @@ class Node:
         self._run("start", "containerd")
         self.start_kubelet()
 
+    def find_end(self) -> str | None:
+        """The VM's last words where QEMU ended by itself; None where it runs, or was stopped."""
+        if self._machine is None or self._machine.alive:
+            return None
+        return f"QEMU, the node's VM, ended, its console's last lines:\n{self._machine.console_tail()}"
+
     # -- services ---------------------------------------------------------------------------------------
 
     def start_kubelet(self) -> None:

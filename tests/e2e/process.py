@@ -87,6 +87,11 @@ class Process:
                 raise LabError(f"{self.name}: not within {timeout:g} s: {what}\n{self.log_tail()}")
             time.sleep(POLL_SECONDS)
 
+    def find_end(self) -> str | None:
+        """How it ended by itself, and its last words; None where it runs, was stopped or never started."""
+        status = None if self._child is None else self._child.poll()
+        return None if status is None else f"{self.name} ended (exit status {status}), {self.log_tail()}"
+
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """End it: SIGTERM, and SIGKILL after `timeout` seconds; nothing where it has ended already."""
         if self._child is None:

@@ -8,7 +8,17 @@ import pytest
 
 from tests.e2e import peers
 from tests.e2e.components import RECIPES, Components
-from tests.e2e.gobuild import Recipe, build, build_arguments, executable_name, go_mod, staged_modules
+from tests.e2e.gobuild import (
+    GO,
+    GO_HINT,
+    Recipe,
+    build,
+    build_arguments,
+    executable_name,
+    find_go_fault,
+    go_mod,
+    staged_modules,
+)
 from tests.e2e.store import Store
 from tests.lab import host
 from tests.lab.errors import LabError
@@ -25,11 +35,13 @@ def go(monkeypatch, tmp_path):
     folder, calls = tmp_path / "path", tmp_path / "calls"
     folder.mkdir()
     calls.write_text("")
+    monkeypatch.delenv("GOTOOLCHAIN", raising=False)
     monkeypatch.setattr(host, "SEARCH", str(folder))
     monkeypatch.setenv("VFPOOL_CACHE", str(tmp_path / "cache"))
 
-    def install(script):
-        (folder / "go").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{script}\n')
+    def install(script, version="go version go1.24.4 linux/amd64"):
+        (folder / "go").write_text(f'#!/bin/sh\n[ "$*" = version ] && {{ echo "{version}"; exit; }}\n'
+                                   f'echo "$@" >> {calls}\n{script}\n')
         (folder / "go").chmod(0o755)
         return calls
 
@@ -92,8 +104,35 @@ def test_components_tell_what_there_is(tmp_path):
 
 def test_without_go_one_line_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "SEARCH", str(tmp_path))
-    with pytest.raises(LabError, match=r"^[^\n]*no go is on PATH[^\n]*hint: install Go[^\n]*$"):
+    with pytest.raises(LabError) as caught:
         build(RECIPE, tmp_path, Progress("test"))
+    assert str(caught.value) == ("the cluster's executables need Go 1.21 or newer, and no go is on PATH "
+                                 f"(hint: install it: {GO_HINT})")
+
+
+@pytest.mark.parametrize(("toolchain", "version", "fault"), [
+    (None, "1.19.8", ("need Go 1.21 or newer, and {go} is 1.19.8 (hint: "
+                      f"install a newer one: {GO_HINT})")),
+    ("local", "1.24", (f"need Go {GO} or newer, and {{go}} is 1.24 (hint: unset GOTOOLCHAIN, and Go fetches what "
+                       f"it needs; or install a newer one: {GO_HINT})")),
+    (None, "1.21", None), (None, "1.100", None), ("local", GO, None), ("local", "2.0", None)])
+def test_a_go_that_is_too_old_is_named_before_anything_is_asked_for(go, monkeypatch, tmp_path, toolchain, version,
+                                                                    fault):
+    calls = go("exit 1", f"go version go{version} linux/amd64")
+    if toolchain:
+        monkeypatch.setenv("GOTOOLCHAIN", toolchain)
+    found = find_go_fault()
+    assert found == (fault and "the cluster's executables " + fault.format(go=tmp_path / "path/go"))
+    if fault:
+        with pytest.raises(LabError) as caught:
+            build(RECIPE, tmp_path, Progress("test"))
+        assert str(caught.value) == found
+    assert calls.read_text() == ""
+
+
+def test_a_go_without_a_number_is_taken_for_a_new_one(go):
+    go("exit 1", "go version devel +abc linux/amd64")
+    assert find_go_fault() is None
 
 
 @pytest.mark.parametrize("script", [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,21 @@ def test_end_before_the_condition_shows_status_and_last_words(tmp_path):
     assert "child ended (exit status 3) before it serves: sh -c" in str(caught.value)
     assert str(caught.value).endswith("    39\n    40\n    no such key")
     assert "first\n" not in caught.value.message.partition("the end of")[2]
+
+
+def test_an_end_of_its_own_is_told_with_its_last_words_and_no_other(tmp_path):
+    child = shell(tmp_path, "echo no such key; exec sleep 1000")
+    assert child.find_end() is None
+    with child:
+        child.wait_until(lambda: "no such key" in child.log_tail(), "its word")
+        assert child.find_end() is None
+        os.kill(child.pid, signal.SIGKILL)
+        wait_for("its end", lambda: not child.alive)
+        assert child.find_end() == f"child ended (exit status -9), the end of {child.log}:\n    no such key"
+    assert child.find_end() is None
+    with child:
+        child.stop()
+        assert child.find_end() is None
 
 
 def test_condition_that_never_comes(tmp_path):

@@ -50,6 +50,10 @@ class Webhook:
             self._process.stop()
             self._process = None
 
+    def find_end(self) -> str | None:
+        """How it ended by itself, and its last words; None where it runs, or was stopped."""
+        return None if self._process is None else self._process.find_end()
+
     def log_tail(self) -> str:
         return "" if self._process is None else self._process.log_tail()
 

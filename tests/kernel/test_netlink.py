@@ -290,7 +290,7 @@ def test_a_route_with_all_options(host, pair, address, to, family):
                     if route["dst"] == to]
         assert (shown["gateway"], shown["metric"]) == (str(gateway), 7)
         assert shown["metrics"] == [{"mtu": 1400, "advmss": 1300}]
-    found = [route for route in host.links.dump_routes() if str(route.to) == to]
+    found = [route for route in host.links.dump_link_routes() if str(route.to) == to]
     assert [(route.link, route.gateway) for route in found] == [(pair, gateway)] * 3
 
 
@@ -302,7 +302,7 @@ def test_routes_that_were_read(host, pair):
     host.run("-6", "route", "add", "fd01::/64", "nexthop", "via", "fd00::1", "nexthop", "via", "fd00::2")
     host.run("route", "add", "default", "via", "10.9.0.1")
     host.run("route", "add", "blackhole", "10.60.0.0/16")
-    found = {(str(route.to), str(route.gateway)) for route in host.links.dump_routes() if route.link == pair}
+    found = {(str(route.to), str(route.gateway)) for route in host.links.dump_link_routes() if route.link == pair}
     assert {("10.50.0.0/16", "10.9.0.1"), ("10.50.0.0/16", "10.9.0.2"), ("fd01::/64", "fd00::1"),
             ("fd01::/64", "fd00::2"), ("0.0.0.0/0", "10.9.0.1"), ("10.9.0.0/24", "None")} <= found
     assert not [to for to, _ in found if to == "10.60.0.0/16"]
@@ -324,25 +324,35 @@ import select, sys
 events.drain()
 assert select.select([events], [], [], 0)[0] == []
 print("ready", flush=True)
-assert select.select([events], [], [], 10)[0]
+assert select.select([events], [], [], 10)[0] or not concerns
 sys.stdin.readline()
-events.drain()
+assert events.drain() == concerns
 assert select.select([events], [], [], 0)[0] == []
 """
 LINKS = """
 from sriov.host.netlink import LinkEvents
-events = LinkEvents()
+events, concerns = LinkEvents(), True
 """
 UEVENTS = """
-from sriov.host.udev import Uevents
-events = Uevents("net")
+from sriov.host.udev import Udev, Uevents
+events, concerns = Uevents("net"), True
 """
+OTHERS = """
+from sriov.host.udev import Uevents
+events, concerns = Uevents("pci"), False
+"""
+WITHOUT_UDEVD = f"{UEVENTS}assert not Udev().runs()\n"
+EMPTY_RUN = "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"
 
 
-@pytest.mark.parametrize("source", [LINKS, UEVENTS], ids=["netlink", "uevents"])
-def test_events(host, source):
+@pytest.mark.parametrize(("source", "prefix"), [
+    (LINKS, ()), (UEVENTS, ()), (WITHOUT_UDEVD, EMPTY_RUN), (OTHERS, ()), (OTHERS, EMPTY_RUN)],
+    ids=["netlink", "uevents", "uevents as in a container, without udevd", "uevents of another subsystem",
+         "those in a container"])
+def test_events(host, source, prefix):
     """In a process of its own: a subscription is for the namespace of its thread. Many, since one may hide more."""
-    with subprocess.Popen(["ip", "netns", "exec", host.name, sys.executable, "-c", LISTENER % source],
+    with subprocess.Popen(["ip", "netns", "exec", host.name, *prefix, sys.executable, "-c",
+                           LISTENER % source],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdin is not None
         assert listener.stdout is not None

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sriov.errors import InputError
+from tests.lab.cache import check_cache
 from tests.lab.errors import LabError
 from tests.lab.host import check_host, install_missing_packages
 from tests.lab.image import build_image
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))    # so that `with` removes what it made
     try:
+        check_cache()
         if arguments.action == "build":
             check_host()
             install_missing_packages()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deviceplugin.allocation import env_key
 from deviceplugin.kubelet.podresources_pb2 import GetPodResourcesRequest
 from deviceplugin.kubelet.podresources_pb2_grpc import PodResourcesListerStub
+from sriov.pools.assignment import variable_name
 from tests.lab.story import ClaimFailed, Story
 from tests.support import node
 from tests.support.kubelet import Kubelet
@@ -82,7 +82,7 @@ class DemoNode:
         """A pod with one VF, and its network namespace. Its NUMA node is the same for kubelet and kernel."""
         work = self.kubelet.admit(name, {"app": {resource: 1}})
         allocation = (await self.story.wait(f"the kubelet admits {name}", work))["app"]
-        variable = env_key(resource)
+        variable = variable_name(resource)
         vf = allocation.envs[variable]
         number = int((DEVICES / vf / "numa_node").read_text())
         self.story.claim(

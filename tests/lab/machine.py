@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from tests.lab.errors import LabError
 from tests.lab.host import check_host, install_missing_packages
 from tests.lab.image import Image, build_image
 from tests.lab.progress import Progress
+from tests.lab.scratch import scratch_folder
 from tests.lab.topology import Topology
 
 BOOT_SECONDS = 180
@@ -60,7 +61,7 @@ class Machine:
             self._shares.setdefault("/peers", Path(peers))
         if "/peers" in self._shares or peers_given:
             self._environment["VFPOOL_PEERS"] = "/peers"
-        self._scratch: Path | None = None
+        self._stack = ExitStack()
         self._hardware: _Hardware | None = None
         self._qemu: subprocess.Popen[bytes] | None = None
         self._console = Console()
@@ -84,10 +85,9 @@ class Machine:
         check_host()
         install_missing_packages()
         image = build_image()
-        # Not below TMPDIR: ssh's control socket in it must fit into the 108 bytes of sun_path.
-        self._scratch = Path(tempfile.mkdtemp(prefix="vfpool-lab-", dir="/tmp"))
         try:
-            self._hardware = self._assemble(image, self._scratch)
+            scratch = self._stack.enter_context(scratch_folder("vfpool-lab-"))
+            self._hardware = self._assemble(image, scratch)
             self._boot(self._hardware)
         except BaseException:
             self.stop()
@@ -122,9 +122,7 @@ class Machine:
         """End the guest at once, written back or not; nothing where it has ended already."""
         self._end()
         self._hardware = None
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch)
-            self._scratch = None
+        self._stack.close()
 
     def _end(self) -> None:
         if self._channel is not None:
@@ -190,6 +188,9 @@ class Machine:
         kernel = [
             "root=/dev/vda", "rootfstype=ext4", "rw", "init=/usr/local/sbin/lab-init", "console=ttyS0",
             "loglevel=5", "panic=-1", "modprobe.blacklist=kvm_amd,kvm_intel,iTCO_wdt",    # slow, of no use here
+            # The kernel waits for ten ticks by counting instructions, and panics where a busy host brings them late
+            # (check_timer in arch/x86/kernel/apic/io_apic.c).
+            "no_timer_check",
             *self.topology.kernel_arguments(),
         ]
         return [

@@ -3,6 +3,9 @@
 The first of them boots one machine and starts one pytest in it with the ids of all of them; each is then
 answered, in the host's order, with the reports that came for it. So -x, -k, -v, --lf and JUnit files work
 as ever. A guest that cannot be booted, dies or hangs makes failures, never skips.
+
+`lab(topology=...)` asks for another machine than the default one. Such tests come after all others, so that each
+machine boots once and has this one for itself.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import pytest
 
 from sriov.errors import SriovError
 from tests.lab.machine import Machine
+from tests.lab.topology import Topology
 
 ITEMS = "/run/lab/items"      # in the guest: pytest's arguments, a test id per line
 GUEST_ROOT = "/vfpool"        # the working tree there
@@ -31,13 +35,19 @@ SILENCE_LONG = 4 * 3600       # the same for tests marked long
 
 
 class LabSession:
-    """A pytest plugin; owns the machine of this test session."""
+    """A pytest plugin; owns the machines of this test session, one at a time."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._stack = ExitStack()
+        self._topology = Topology()        # of the machine that there is, or was
         self._run: GuestRun | None = None
         self._broken: str | None = None    # why there is no guest, once that is known
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        order = list(dict.fromkeys([Topology(), *map(topology_of, items)]))
+        items.sort(key=lambda item: order.index(topology_of(item)))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -58,6 +68,9 @@ class LabSession:
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         reason = None
+        if topology_of(item) != self._topology:
+            self._stack.close()
+            self._topology, self._run, self._broken = topology_of(item), None, None
         if self._run is None and self._broken is None:
             with self._terminal():
                 try:
@@ -78,8 +91,9 @@ class LabSession:
         )
 
     def _start(self, session: pytest.Session) -> GuestRun:
-        items = [item for item in session.items if item.get_closest_marker("lab") is not None]
-        machine = self._stack.enter_context(Machine())
+        items = [item for item in session.items
+                 if item.get_closest_marker("lab") is not None and topology_of(item) == self._topology]
+        machine = self._stack.enter_context(Machine(self._topology))
         run = GuestRun(self._config, machine, [item.nodeid for item in items])
         self._stack.callback(run.stop)
         return run
@@ -93,6 +107,14 @@ class LabSession:
             return
         with capture.global_and_fixture_disabled():
             yield
+
+
+def topology_of(item: pytest.Item) -> Topology:
+    """The machine that a test asks for; the default one for all that say nothing."""
+    marker = item.get_closest_marker("lab")
+    topology = marker.kwargs.get("topology", Topology()) if marker is not None else Topology()
+    assert isinstance(topology, Topology)
+    return topology
 
 
 class GuestRun:

@@ -87,3 +87,7 @@ class Topology:
                 "-device", f"igb,bus=port{number},netdev=wire{number},mac=52:54:00:19:00:{number:02x}",
             ]
         return arguments
+
+
+# As many PFs as a machine can have, on two NUMA nodes and on none.
+FULL = Topology(pfs=(*[Pf(numa_node=0)] * 3, *[Pf(numa_node=1)] * 3, *[Pf()] * 2))

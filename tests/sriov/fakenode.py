@@ -1,4 +1,4 @@
-"""A node in memory: the parts of kernel and drivers that provisioning meets, and any write of it made to fail.
+"""A node in memory: the parts of kernel and drivers that provisioning meets; any write of it fails, or is the last.
 
 What it plays is what the lab shows of igb, igbvf and vfio-pci; tests/sriov/test_provision_lab.py holds the same
 claims on a kernel.
@@ -7,8 +7,10 @@ claims on a kernel.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from dataclasses import fields, replace
+from typing import Literal
 
 from sriov.errors import Gone, HostError, Refused
 from sriov.host.sysfs import Sysfs
@@ -29,11 +31,21 @@ def make_pf(address: str, number: int, **facts) -> PhysicalFunction:
         link=link, total_vfs=7, num_vfs=0, eswitch="legacy"), **facts)
 
 
+class Died(BaseException):
+    """The process is no more: nothing that it would still do is done, not even what cleans up."""
+
+
 class FakeNode(Sysfs):
     """Sysfs, netlink and devlink of a node with these PFs; threads may write at the same time.
 
     `log` has each write. The write number `fail_at` fails, and all after it while `fail_all`; where
-    `late`, it fails after it has had its effect.
+    `late`, it fails after it has had its effect. At the write number `die_at` the process dies, and it writes
+    nothing more until `revive`.
+
+    Drivers differ: `reported` are the fields of VF attributes that the PFs' tells of, none at all where it has no
+    such call; `takes_mac`, whether the VFs' takes the MAC over that the PF has for it; `netdevs_come`, whether a
+    VF's netdev is there once its driver has probed, or only when there is news of links, or never; `in_reset`, how
+    often a VF's attributes cannot be set yet; `eswitch`, what another eswitch mode takes.
     """
 
     def __init__(self, *pfs: PhysicalFunction) -> None:
@@ -42,14 +54,23 @@ class FakeNode(Sysfs):
         self.settings = {vf.address: FRESH for pf in pfs for vf in pf.vfs}
         self.overrides: dict[PciAddress, str] = {}
         self.opened: set[PciAddress] = set()
-        self.made = 0                     # how often VFs were made
+        self.made = 0                     # how often VFs were made; what tells the last from others
+        self._identities: dict[PciAddress, int] = {}
         self.log: list[tuple[str, object]] = []
         self.fail_at: int | None = None
-        self.late = self.fail_all = False
+        self.die_at: int | None = None
+        self.reported = frozenset(field.name for field in fields(VfSettings))
+        self.takes_mac = True
+        self.netdevs_come: Literal["at once", "late", "never"] = "at once"
+        self.in_reset = 0
+        self.noiommu = False
+        self.eswitch: Literal["no VFs", "no VFs, another netdev", "VFs"] = "no VFs"
+        self._coming: dict[PciAddress, Link] = {}
+        self.late = self.fail_all = self.dead = False
         self._guard = threading.RLock()
 
     def executor(self) -> Executor:
-        return Executor(self, lambda: Links(self), lambda: Devlink(self))
+        return Executor(self, lambda: Links(self), lambda: Devlink(self), lambda: News(self), netdev_patience=0.2)
 
     def host(self) -> Host:
         return Host(pfs=tuple(self.pfs.values()))
@@ -83,7 +104,10 @@ class FakeNode(Sysfs):
         return address in self.opened
 
     def identify(self, address):
-        return self.made
+        return self._identities.get(address, 0)
+
+    def allows_noiommu(self):
+        return self.noiommu
 
     def driver_exists(self, name):
         return name in ("igbvf", "vfio-pci")
@@ -100,15 +124,26 @@ class FakeNode(Sysfs):
         """Do `effect`, or fail as asked for."""
         with self._guard:
             number = len(self.log)
+            dies = self.dead or number == self.die_at
+            if dies and (self.dead or not self.late):
+                self.dead = True
+                raise Died
             self.log.append((operation, value))
             first = len(self.log) if self.fail_at is None else self.fail_at
             fails = number == first or (self.fail_all and number > first)
             if fails and not self.late:
                 raise HostError(f"{operation} failed", errno=errno.EIO)
             result = effect()
+            if dies:
+                self.dead = True
+                raise Died
             if fails:
                 raise HostError(f"{operation} failed late", errno=errno.EIO)
             return result
+
+    def revive(self):
+        """Another process begins."""
+        self.dead, self.die_at = False, None
 
     def write_num_vfs(self, pf, count):
         self.write("numvfs", (pf, count), lambda: self._make(self.pfs[pf], count))
@@ -125,8 +160,10 @@ class FakeNode(Sysfs):
 
     def probe(self, address):
         def effect():
-            if self.read_driver(address) is None:
-                self._bind(address, self.overrides.get(address) or "igbvf")
+            vf, override = self._function(address), self.overrides.get(address)
+            # pci_device_can_probe() of drivers/pci/pci-driver.c
+            if vf.driver is None and (self.pfs[vf.pf].autoprobe or override):
+                self._bind(address, override or "igbvf")
 
         self.write("probe", address, effect)
 
@@ -146,21 +183,34 @@ class FakeNode(Sysfs):
         self.made += 1
         for vf in vfs:
             self.settings[vf.address] = FRESH
+            self._identities[vf.address] = self.made
             if pf.autoprobe:
                 self._bind(vf.address, "igbvf")
 
     def _bind(self, address, driver):
         assert address not in self.opened, "the kernel would hang"
         vf = self._function(address)
-        if driver == "vfio-pci" and vf.iommu_group is None:
+        if driver == "vfio-pci" and vf.iommu_group is None and not self.noiommu:
             return
         netdev = None
         if driver == "igbvf":
             own = MacAddress(f"02:{address[5:7]}:{address[8:10]}:0{address[11:12]}:00:01")
-            given = self.settings[address].mac
+            pf = self.pfs[vf.pf]      # igbvf_probe(): only a PF that is up answers, else it makes a MAC of its own
+            asks = self.takes_mac and (pf.link is None or pf.link.up)
+            given = self.settings[address].mac if asks else None
             netdev = Link(index=int(address[5:7], 16) * 1000 + vf.index, name=f"v{vf.index}", mtu=1500, up=False,
                           carrier=False, mac=own if given in (None, MacAddress.ZERO) else given, pci=address)
+        self._coming.pop(address, None)
+        if netdev is not None and self.netdevs_come != "at once":      # iavf: iavf_init_task of iavf_main.c
+            self._coming[address] = netdev
+            netdev = None
         self._put_vf(replace(vf, driver=driver, link=netdev))
+
+    def bring_netdevs(self):
+        """Drivers that make netdevs later make them now."""
+        with self._guard:
+            for address in list(self._coming) if self.netdevs_come == "late" else ():
+                self._put_vf(replace(self._function(address), link=self._coming.pop(address)))
 
     def _function(self, address):
         every = (each for pf in tuple(self.pfs.values()) for each in (pf, *pf.vfs))
@@ -215,21 +265,46 @@ class Links(_Adapter):
 
     def vf_settings(self, pf_index):
         pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)
-        return {vf.index: self._node.settings[vf.address] for vf in pf.vfs}
+        if not self._node.reported:      # no ndo_get_vf_config: no IFLA_VFINFO_LIST (rtnl_fill_vf)
+            return {}
+        hidden = {field.name: None for field in fields(VfSettings) if field.name not in self._node.reported}
+        return {vf.index: replace(self._node.settings[vf.address], **hidden) for vf in pf.vfs}
 
     def set_vf(self, pf_index, vf, changes, what):
         pf = next(pf for pf in self._node.pfs.values() if pf.link and pf.link.index == pf_index)
         address = next(each.address for each in pf.vfs if each.index == vf)
         given = {each.name: value for each in fields(VfSettings)
                  if (value := getattr(changes, each.name)) is not None}
+        if self._node.in_reset:
+            self._node.in_reset -= 1
+            raise HostError(f"cannot {what}: VF still in reset", errno=errno.EAGAIN)
+        if "vlan" in given:      # IFLA_VF_VLAN, where no protocol is given, is 802.1Q (do_setvfinfo)
+            given.setdefault("vlan_proto", 0x8100)
         self._node.write("vf", (address, *given.items()), lambda: self._node.settings.__setitem__(
             address, replace(self._node.settings[address], **given)))
 
     def dump_addresses(self):
         return ()
 
-    def dump_default_routes(self):
+    def dump_routes(self):
         return ()
+
+
+class News:
+    """There is always some, as on a node where links come and go, or none where netdevs never come."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+        self._fd = os.eventfd(int(node.netdevs_come == "late"))
+
+    def fileno(self):
+        return self._fd
+
+    def drain(self):
+        self._node.bring_netdevs()
+
+    def close(self):
+        os.close(self._fd)
 
 
 class Devlink(_Adapter):
@@ -243,7 +318,13 @@ class Devlink(_Adapter):
         pf = self._node.pfs[address]
         if pf.eswitch is None:
             raise Refused(f"cannot set eswitch mode {mode} of {address}: its driver does not register with devlink")
-        if pf.num_vfs:
+        if self._node.eswitch == "VFs":      # bnxt_en
+            if not pf.num_vfs and mode == "switchdev":
+                raise HostError("eswitch", errno=errno.EPERM)
+        elif pf.num_vfs:                     # ice
             raise HostError("eswitch", errno=errno.EBUSY)
+        link = pf.link
+        if link is not None and self._node.eswitch == "no VFs, another netdev":      # mlx5_core
+            link = replace(link, index=link.index + 1, mtu=1500, up=False)
         self._node.write("eswitch", (address, mode), lambda: self._node.pfs.__setitem__(
-            address, replace(pf, eswitch=mode)))
+            address, replace(pf, eswitch=mode, link=link)))

@@ -7,6 +7,9 @@ from sriov.model import Host
 from sriov.pci import PciAddress
 from sriov.pools.advice import warn_of_entries, warn_of_pools
 from sriov.pools.assignment import PfEntry, PfMatch, Pool, Selector, VfIndices, assign
+from sriov.pools.poolfile import parse_pool_file
+from sriov.pools.prospects import find_prospects
+from sriov.views.report import format_assignment
 from tests.support.tree import Pf, Tree
 
 
@@ -46,10 +49,40 @@ def test_pools_against_the_host(tmp_path):
              Pool(resource="a/none", selectors=(Selector(pf=("eth0",), vfs=VfIndices.parse("3")),), place="p:8:5")]
     assert list(warn_of_pools(pools, host, assign(host, pools))) == [
         "p:6:5: a/late gets no VF: all that it selects belong to a/all at p:4:5, which comes first",
-        "p:8:5: a/none gets no VF: pf eth0 is not ens1f0",
+        "p:8:5: a/none gets no VF: no PF of this node is named eth0",
     ]
     assert list(warn_of_pools(pools[:1], Host(), assign(Host(), pools[:1]))) == [
         "p:4:5: a/all gets no VF: this node has none"]
+
+
+NAMED = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+physicalFunctions:
+  - match: {name: ens1f0}
+    numVfs: 7
+pools:
+  - resource: sriov
+    select: [{pf: %s, vfs: %s, device: 10ca}]
+"""
+
+
+@pytest.mark.parametrize(("pf", "indices", "warnings", "prospects"), [
+    ("ens1fO", "0-3", [("p:8:14: intel.com/sriov gets no VF: no PF of this node is named ens1fO, did you mean "
+                        "ens1f0?")], {}),
+    ("eno9", "0-3", ["p:8:14: intel.com/sriov gets no VF: no PF of this node is named eno9"], {}),
+    ("ens1f0", "0-3", [], {"intel.com/sriov": "none yet, the entry at p:4:5 makes 7"}),
+    ("ens*", "6", [], {"intel.com/sriov": "none yet, the entry at p:4:5 makes 7"}),
+    ("ens1f0", "7-9", ["p:7:5: intel.com/sriov gets no VF: this node has none"], {}),
+])
+def test_a_node_whose_vfs_are_still_to_be_made(tmp_path, pf, indices, warnings, prospects):
+    host = scan(tmp_path, Pf("0000:3b:00.0", "ens1f0"))
+    file = parse_pool_file(NAMED % (pf, indices), "p")
+    assignment = assign(host, file.pools)
+    assert list(warn_of_pools(file.pools, host, assignment, file.physical_functions)) == warnings
+    found = find_prospects(file.pools, file.physical_functions, host, assignment)
+    assert found == prospects
+    assert all(told in format_assignment(host, assignment, prospects=found) for told in prospects.values())
 
 
 def claims(*pools):
@@ -98,3 +131,100 @@ def test_an_entry_for_the_rest_is_no_mistake(tmp_path):
     assert list(warn_of_entries(entries, host)) == []
     assert list(warn_of_entries(entries[::-1], host)) == [
         "p:4:5: PF 0000:3b:00.0 belongs to the entry at p:6:5, which comes first"]
+
+
+# ---- drivers ----------------------------------------------------------------------------------------------
+
+
+def warnings_of_driver(driver):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n"
+            f"  - resource: sriov\n    select: [{{pf: ens1f0}}]\n    driver: {driver}\n")
+    file = parse_pool_file(text, "pools.yaml")
+    assert file.pools[0].driver == driver
+    return file.warnings
+
+
+@pytest.mark.parametrize(("driver", "meant"), [
+    ("kernal", "kernel"), ("Kernel", "kernel"), ("kern", "kernel"),
+    ("vfio_pci", "vfio-pci"), ("vfiopci", "vfio-pci"), ("vfio", "vfio-pci"),
+    ("VFIO-PCI", "vfio-pci"), ("vifo-pci", "vfio-pci"),
+    ("netdevice", "kernel"), ("netDevice", "kernel"), ("iavff", "iavf"), ("mlx5-core", "mlx5_core"),
+])
+def test_a_driver_that_is_nearly_a_known_one(driver, meant):
+    assert warnings_of_driver(driver) == (
+        f"pools.yaml:6:13: intel.com/sriov wants the driver '{driver}', did you mean '{meant}'?",)
+
+
+@pytest.mark.parametrize("driver", [
+    "kernel", "vfio-pci", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "qat_vfio_pci", "virtio_vfio_pci", "xe_vfio_pci",
+    "uio_pci_generic", "igb_uio", "virtio-pci", "iavf", "ixgbevf", "mlx5_core", "pci-stub",
+])
+def test_a_driver_of_any_other_name_is_meant(driver):
+    assert warnings_of_driver(driver) == ()
+
+
+def test_no_driver_is_no_driver_of_that_name():
+    (warning,) = warnings_of_driver("none")
+    assert warning == ("pools.yaml:6:13: intel.com/sriov wants the driver 'none': leave the key out for VFs that "
+                       "are to stay as they are")
+
+
+def test_resources_that_pods_cannot_tell_apart():
+    names = ("sriov", "SRIOV", "sri-ov", "sri_ov")
+    pools = "".join(f"  - {{resource: {name}, select: [{{pf: ens{n}}}]}}\n" for n, name in enumerate(names))
+    assert parse_pool_file("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n" + pools, "p").warnings == (
+        ("p:5:5: intel.com/SRIOV and intel.com/sriov at p:4:5 have one environment variable in pods, "
+         "PCIDEVICE_INTEL_COM_SRIOV: a pod with both sees VFs of one only"),)
+
+
+# ---- what is no VF ----------------------------------------------------------------------------------------
+
+
+def test_a_selector_that_names_what_is_no_vf(tmp_path):
+    tree = Tree(tmp_path / "sys").add(Pf("0000:3b:00.0", "ens1f0", num_vfs=2))
+    tree.add_other("0000:5e:00.0", "020000", netdev="eno1", driver="tg3")
+    host = Sysfs(tree.root).scan(tree.links)
+    named = {"a/pf": Selector(address=("0000:3b:00.0",)), "a/vf": Selector(address=("0000:3b:02.1",)),
+             "a/nic": Selector(address=("0000:3b:02.9", "0000:5E:00.0")),
+             "a/none": Selector(address=("0000:3b:*",), vendor=("15b3",))}
+    pools = [Pool(resource=name, selectors=(selector,), place="p") for name, selector in named.items()]
+    assert list(warn_of_pools(pools, host, assign(host, pools))) == [
+        "p: a/pf gets no VF: 0000:3b:00.0 is a PF, and only VFs are handed out",
+        "p: a/nic gets no VF: 0000:5e:00.0 is no VF, and only VFs are handed out",
+        "p: a/none gets no VF: vendor 15b3 is not 8086",
+    ]
+
+
+@pytest.mark.parametrize(("classes", "warned"), [
+    ("accelerator", True), ("[network, accelerator]", False), ("network", False)])
+def test_accelerators_are_not_handed_out_yet(classes, warned):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\npools:\n"
+            f"  - resource: fec\n    select: [{{class: {classes}}}]\n")
+    assert parse_pool_file(text, "pools.yaml").warnings == (
+        "pools.yaml:5:14: intel.com/fec gets no VF from this selector: accelerators are not handed out yet",
+    )[:warned]
+
+
+# ---- values that do not go together -----------------------------------------------------------------------
+
+
+def test_more_macs_than_vfs():
+    macs = "['02:00:00:00:00:01', '02:00:00:00:00:02', '02:00:00:00:00:03']"
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\nphysicalFunctions:\n"
+            f"  - {{match: {{name: ens1f0}}, numVfs: %d, vfMacs: {macs}}}\n")
+    assert parse_pool_file(text % 3, "p").warnings == ()
+    assert parse_pool_file(text % 1, "p").warnings == (
+        "p:4:5: vfMacs has 3 addresses, but numVfs makes 1 VFs: 02:00:00:00:00:02 and what follows is never used",)
+
+
+@pytest.mark.parametrize(("of_pf", "selector", "warned"), [
+    ("mtu: 1500", "pf: ens1f0", True), ("mtu: 9000", "pf: ens1f0", False), ("mtu: 9216", "pf: ens1f0", False),
+    ("eswitch: legacy", "pf: ens1f0", False), ("mtu: 1500", "pf: ens2", False),
+    ("mtu: 1500", "pf: {name: ens1f0}", True), ("mtu: 1500", "pf: ens1f0, vfs: 0-1}, {pf: ens1f0, vfs: 2", True),
+])
+def test_vfs_with_more_mtu_than_their_pf(of_pf, selector, warned):
+    text = ("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\nphysicalFunctions:\n"
+            f"  - {{match: {{name: ens1f0}}, numVfs: 4, {of_pf}}}\n"
+            f"pools:\n  - resource: jumbo\n    select: [{{{selector}}}]\n    defaults: {{mtu: 9000}}\n")
+    assert parse_pool_file(text, "p").warnings == (
+        "p:6:5: intel.com/jumbo wants MTU 9000 on its VFs, but the entry at p:4:5 gives their PF 1500",)[:warned]

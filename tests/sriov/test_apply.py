@@ -4,15 +4,21 @@ No driver lives in a folder: that VFs appear and drivers bind is for the lab tie
 """
 
 import os
+import shutil
 import threading
+from unittest.mock import ANY
 
 import pytest
 
 from sriov.errors import Gone
+from sriov.host.discovery import discover
 from sriov.host.sysfs import Sysfs
+from sriov.pools.override import Override
 from sriov.pools.poolfile import parse_pool_file
-from sriov.provision.apply import Terms, apply_pool_file, scan_host
+from sriov.provision.apply import Terms, apply_pool_file, plan_jobs, pool_file_jobs
 from sriov.provision.executor import Executor
+from sriov.provision.steps import Disturbs
+from sriov.views.plantext import format_plan, plan_document
 from tests.support.tree import Pf, Tree
 
 A, B = "0000:3b:00.0", "0000:5e:00.0"
@@ -34,11 +40,15 @@ class Recording(Sysfs):
         device = self._tree.path(address)
         if file == "driver/unbind":
             (device / "driver").unlink()
+            shutil.rmtree(device / "net", ignore_errors=True)
         if file.endswith("drivers_probe") and not (device / "driver").exists():
             override = (device / "driver_override").read_text().strip()
             driver = override or "igbvf"
             if self._takes(driver) and self.driver_exists(driver):
                 os.symlink(f"../../../bus/pci/drivers/{driver}", device / "driver")
+                if driver == "igbvf":
+                    (device / "net/eth7").mkdir(parents=True)
+                    (device / "net/eth7/ifindex").write_text("7\n")
 
 
 def pool_file(body):
@@ -113,12 +123,99 @@ def test_twice_is_nothing_the_second_time(tree):
 @pytest.mark.parametrize(("iommu", "words"), [
     (False, ("vfio-pci did not take it, and it has no IOMMU group (hint: enable the IOMMU in firmware and on the "
              "kernel's command line)")),
-    (True, "the kernel bound nothing")])
+    (True, ("the kernel bound nothing (hint: vfpool explain says what stands in the way; if nothing does, dmesg "
+            "may)"))])
 def test_a_driver_that_does_not_take_it(tree, iommu, words):
     tree.add(Pf(A, None, num_vfs=2, iommu=iommu))
+    tree.set_noiommu("Y")
     sysfs = Recording(tree, takes=lambda driver: driver != "vfio-pci")
     assert apply(sysfs, ALL_OF_A + pools("vfio-pci")) == tuple(
         f"cannot bind VF 0000:3b:02.{n} to vfio-pci (now igbvf): {words}" for n in (0, 1))
+
+
+@pytest.mark.parametrize("noiommu", ["N", None])
+@pytest.mark.parametrize("made", [2, 0])
+def test_vfio_without_an_iommu_takes_a_reboot(tree, noiommu, made):
+    tree.add(Pf(A, None, num_vfs=made, vf_driver=None))
+    if noiommu is not None:
+        tree.set_noiommu(noiommu)
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    file = pool_file(ALL_OF_A + pools("vfio-pci", "{vendor: 8086, vfs: 0}"))
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(host, file), Terms(in_use=lambda vf: False))
+    (refused,) = plan.refused
+    assert refused.disturbs is Disturbs.REBOOT
+    assert str(refused).startswith(
+        f"cannot bind VF 0 of PF {A} to vfio-pci: no IOMMU, so no IOMMU group [needs a reboot] (hint: turn on "
+        "the IOMMU (VT-d, AMD-Vi) in the machine's firmware setup and boot without iommu=off")
+    if made:
+        assert plan.describe()[:-1] == (f"bind VF {Pf(A, None).vf_address(1)} to kernel (now none)",)
+        report = apply_pool_file(Executor(sysfs), file, Terms(in_use=lambda vf: False), host)
+        assert report.refused == (refused,)
+        assert sysfs.read_driver(Pf(A, None).vf_address(0)) is None
+
+
+@pytest.mark.parametrize("made", [3, 0])
+@pytest.mark.parametrize(("driver", "has", "says"), [
+    ("netdevice", False, ", did you mean kernel?"), ("frobnicate", False, ""), ("netdevice", None, None),
+    ("frobnicate", True, None), ("igbvf", False, None),                                # is loaded
+])
+def test_a_driver_that_the_node_has_not(tree, driver, has, says, made):
+    tree.add(Pf(A, None, num_vfs=made))
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    entry = entries(f"{{match: {{address: '{A}'}}, numVfs: 3}}")
+    file = pool_file(entry + pools(driver, "{vendor: 8086, vfs: 0-1}"))
+    executor = Executor(sysfs, has_module=lambda name: has)
+    plan = plan_jobs(executor, pool_file_jobs(host, file), Terms(in_use=lambda vf: False))
+    place = file.pools[0].driver_place
+    assert list(map(str, plan.refused)) == ([] if says is None else [
+        (f"cannot bind 2 VFs of PF {A} to {driver}: no driver {driver} on this node ({place}){says} (hint: it is "
+         "neither loaded nor a module of the running kernel)")])
+    if says is not None and made:
+        report = apply_pool_file(executor, file, Terms(in_use=lambda vf: False), host)
+        assert (report.done, report.refused, report.failed, sysfs.log) == ((), plan.refused, (), [])
+
+
+def test_what_vfs_get_that_are_still_to_be_made(tree):
+    tree.add(Pf(A, "ens1"))
+    tree.set_noiommu("Y")
+    sysfs = Recording(tree)
+    file = pool_file(
+        entries(f"{{match: {{address: '{A}'}}, numVfs: 6, vfMacs: ['02:00:00:00:00:01', '02:00:00:00:00:02']}}")
+        + pools("vfio-pci", "{pf: ens1, vfs: 2-3}")
+        + "  - {resource: dpdk, select: [{pf: ens1, vfs: '1,5'}], driver: kernel,\n"
+          "     defaults: {mtu: 9000, trust: on}}\n")
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(sysfs.scan(tree.links), file), Terms(in_use=lambda vf: False))
+    (of_pf,) = plan.pfs
+    assert of_pf.later == (
+        "VF 0: a MAC of its own", "VF 1: driver kernel, MTU 9000, a MAC of its own, trust on",
+        "VFs 2-3: driver vfio-pci", "VF 5: driver kernel, MTU 9000, trust on")
+    assert "  + then VFs 2-3: driver vfio-pci\n" in format_plan(plan)
+    assert plan_document(plan) == {"physicalFunctions": [{
+        "address": A, "steps": ANY, "later": list(of_pf.later), "refused": []}]}
+
+
+@pytest.mark.parametrize(("match", "count", "barred"), [
+    ("name: ens9", 2, True), ("address: '0000:09:00.0'", 2, True), ("name: 'ens*'", 2, False),
+    ("name: ens9", 0, False)])
+def test_a_nic_whose_sriov_is_off_takes_a_reboot(tree, match, count, barred):
+    """Where the file names it: a pattern is about the PFs that there are."""
+    tree.add_other("0000:09:00.0", "020000", netdev="ens9", driver="ice")
+    sysfs = Recording(tree)
+    host = sysfs.scan(tree.links)
+    file = pool_file(entries(f"{{match: {{{match}}}, numVfs: {count}}}"))
+    terms = Terms(in_use=lambda vf: False, overrides=set(Override))
+    plan = plan_jobs(Executor(sysfs), pool_file_jobs(host, file), terms)
+    report = apply_pool_file(Executor(sysfs), file, terms, host)
+    assert (plan.steps, report.done, report.failed, sysfs.log) == ((), (), (), [])
+    assert report.refused == plan.refused
+    says = [str(refused) for refused in plan.refused]
+    assert says == [(
+        "pools.yaml:4:5: numVfs 2 on PF ens9 (0000:09:00.0): its driver ice makes VFs, but it shows no SR-IOV "
+        "capability (no sriov_totalvfs in sysfs): SR-IOV is off in its firmware, or the card has none [needs a "
+        "reboot] (hint: turn on SR-IOV for the card, and for the machine, in the firmware setup (BIOS, UEFI), then "
+        "reboot)")] * barred
 
 
 def test_one_vf_that_fails_stops_no_other(tree):
@@ -167,8 +264,8 @@ def test_a_vf_that_a_process_has_open_keeps_its_vfio_driver(tree, driver):
     tree.write(opened, "enable", "1\n")
     sysfs = Recording(tree)
     (refused,) = apply(sysfs, ALL_OF_A + pools("kernel"))
-    assert refused == (f"cannot bind VF {opened} to kernel (now {driver}): a process has it open through {driver} "
-                       "(hint: end the pod or the process that uses it)")
+    assert refused == (f"cannot bind VF {opened} to kernel (now {driver}): a process has it open (hint: end the "
+                       "pod or the process that uses it)")
     assert {write[0] for write in sysfs.log} == {closed}
     assert (sysfs.read_driver(opened), sysfs.read_driver(closed)) == (driver, "igbvf")
 
@@ -186,7 +283,7 @@ def test_a_uio_driver_enables_its_device_used_or_not(tree):
 @pytest.mark.parametrize(("wish", "words"), [
     (entries(f"{{match: {{address: '{A}'}}, numVfs: 3}}"), "it has 2, none in use"),
     (entries(f"{{match: {{address: '{A}'}}, numVfs: 0}}"), "it has 2, none in use"),
-    (entries(f"{{match: {{address: '{A}'}}, numVfs: 8}}"), "it can have at most 7")])
+    (entries(f"{{match: {{address: '{A}'}}, numVfs: 8}}"), "it can have 7 at most")])
 def test_refused_wishes_touch_nothing(tree, wish, words):
     tree.add(Pf(A, None, num_vfs=2))
     sysfs = Recording(tree)
@@ -212,9 +309,9 @@ def test_no_entries_no_writes(tree):
     assert sysfs.log == []
 
 
-def test_scan_host_joins_the_trees_devices_with_this_machines_links(tree):
+def test_a_look_joins_the_trees_devices_with_this_machines_links(tree):
     tree.add(Pf(A, None, num_vfs=1))
-    (pf,) = scan_host(Sysfs(tree.root)).pfs
+    (pf,) = discover(Sysfs(tree.root)).pfs
     assert (pf.address, pf.num_vfs, pf.link) == (A, 1, None)
 
 

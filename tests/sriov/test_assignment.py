@@ -1,6 +1,7 @@
 """Which VF belongs to which pool, with which fault, and why the others are left out. No files."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,8 @@ def test_first_match_wins_and_every_pool_is_there():
     ("kernel", "vfio-pci", "bound to vfio-pci, the pool wants a kernel network driver"),
     ("kernel", "igb_uio", "bound to igb_uio, the pool wants a kernel network driver"),
     ("kernel", None, "no driver is bound"),
+    (None, "igb_uio", "bound to igb_uio: of user-space drivers only vfio's can be handed out so far"),
+    ("igb_uio", "igb_uio", "bound to igb_uio: of user-space drivers only vfio's can be handed out so far"),
     ("vfio-pci", "vfio-pci", None),
     ("vfio-pci", "igbvf", "bound to igbvf, the pool wants vfio-pci"),
     ("vfio-pci", None, "no driver is bound"),
@@ -112,6 +115,26 @@ def test_first_match_wins_and_every_pool_is_there():
 def test_health(wanted, bound, fault):
     (member,) = assign(Host(pfs=(pf(drivers=[bound]),)), [pool(wants=wanted, pf=("*",))]).members["intel.com/sriov"]
     assert member.fault == fault
+
+
+@pytest.mark.parametrize(("driver", "group", "fault"), [
+    ("vfio-pci", None, "bound to vfio-pci without an IOMMU group: a pod could not open it"),
+    ("vfio-pci", 0, None),
+    ("igb_uio", None, "bound to igb_uio: of user-space drivers only vfio's can be handed out so far"),
+])
+def test_only_vfio_needs_an_iommu_group(driver, group, fault):
+    vf = replace(pf(drivers=[driver]).vfs[0], iommu_group=group)
+    assert pool().find_fault(vf) == fault
+
+
+@pytest.mark.parametrize("wanted", [None, "kernel", "vfio-pci"])
+def test_what_the_node_itself_needs_is_a_member_that_nobody_gets(wanted):
+    first, second = pf(drivers=["igbvf", "igbvf"]).vfs
+    tied = replace(first, ties=("carries the default route", "has address 192.0.2.7/24"))
+    node = replace(pf(), vfs=(tied, second))
+    members = assign(Host(pfs=(node,)), [pool(wants=wanted)]).members["intel.com/sriov"]
+    assert members[0].fault == "the node itself needs it: carries the default route, has address 192.0.2.7/24"
+    assert members[1].fault == (None if wanted != "vfio-pci" else "bound to igbvf, the pool wants vfio-pci")
 
 
 @pytest.mark.parametrize("driver", [None, "kernel", "igbvf"])

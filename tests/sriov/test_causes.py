@@ -332,7 +332,7 @@ def node(tmp_path):
 
 
 def examine(tree, root):
-    return Examination(tree.root, root).examine(Sysfs(tree.root).scan(tree.links))
+    return Examination(tree.root, root, root / "proc").examine(Sysfs(tree.root).scan(tree.links))
 
 
 def test_all_of_a_node(node):
@@ -362,6 +362,14 @@ def test_groups_of_noiommu_mode_are_no_iommu(tmp_path):
     tree = Tree(tmp_path / "sys")
     tree.add(nic("i40e", PF, "ens1f0", num_vfs=1, noiommu=True, vf_driver="vfio-pci"))
     assert examine(tree, tmp_path).has_iommu is False
+
+
+def test_a_container_that_has_usr_of_the_host_and_no_link_to_it(node):
+    tree, root = node
+    before = examine(tree, root)
+    (root / "usr").mkdir(exist_ok=True)
+    (root / "lib").rename(root / "usr/lib")
+    assert examine(tree, root).modules.names == before.modules.names is not None
 
 
 @pytest.mark.parametrize("file", ["proc/cmdline", "etc/modprobe.d/a.conf", "lib/modules/6.12.0/modules.dep"])

@@ -131,4 +131,5 @@ def test_what_names_and_sentences_hold_is_no_markup(host):
 
 def test_a_node_without_any():
     assert texts(parse(draw(Host()))) == [
-        "number: VF index; dot: in a pod; dashed: no driver; red: not healthy, or needed by the node itself"]
+        ("number: VF index; dot: in use, or its netdev is elsewhere; dashed: no driver; red: not healthy, or "
+         "needed by the node itself")]

@@ -104,7 +104,7 @@ def test_the_story_of_a_pf(host):
 PF ens1f0 (0000:3b:00.0): 8 of 64 VFs
   numVfs 8 by the entry at p:3:5
   VFs 0,3: in a/kernel by the selector at p:6:9
-  VF 1: in a/kernel by the selector at p:6:9, in a pod
+  VF 1: in a/kernel by the selector at p:6:9, netdev elsewhere
   VF 2: in a/kernel by the selector at p:6:9, not healthy: no driver is bound
   VFs 4-6: in a/dpdk by the selector at p:9:9, not healthy: bound to iavf, the pool wants vfio-pci
   VF 7: in no pool
@@ -176,8 +176,20 @@ def test_of_many_selectors_the_nearest_are_shown(host):
     text = format_pf(story, {})
     assert text.index("VF 7: in no pool\n") < text.index("not a/near at p:1:9: vfs 0-6 does not have it")
     assert text.count(" not a/") == 8
-    assert "    and not 13 others: explain 0000:3b:02.7 alone says why\n" in text
+    assert "    nor 13 others, for the reasons that explain 0000:3b:02.7 shows\n" in text
     assert format_vf(story.vfs[7], pf, {}).count(" not a/") == 21
+
+
+def test_vfs_that_differ_in_their_own_address_only_are_told_together(host):
+    pf = host.pfs[1]
+    pools = [Pool(resource="a/b", selectors=(
+        Selector(address=("0000:99:*",), place="p:1:9"), vfs("4-7", "p:2:9"),
+        Selector(on=PfMatch(name=("/(?i)eth\\.0/",)), place="p:3:9")))]
+    text = format_pf(explain_pf(pf, (), pools), {})
+    assert "  VFs 0-1: in no pool\n" in text
+    assert "not a/b at p:1:9: address 0000:99:* is not its own\n" in text
+    assert "not a/b at p:2:9: vfs 4-7 are not there: ens2f0np0 has VFs 0-1\n" in text
+    assert "not a/b at p:3:9: pf's name eth.0 is not ens2f0np0\n" in text
 
 
 def test_lines_fit(host):

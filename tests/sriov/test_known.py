@@ -261,7 +261,7 @@ def test_what_cannot_be_written_is_tried_again(scan, tmp_path):
     home, away = scan(), scan(away={1})
     assert kept.update(home) == home
     assert trouble_of(kept) == (
-        f"cannot keep what is known of netdevs: {path.with_suffix('.new')}: No such file or directory")
+        f"cannot keep what is known of netdevs: {path.with_name('.known.json.new')}: No such file or directory")
     path.parent.mkdir()
     assert vf(kept.update(away)).known_link is not None
     assert trouble_of(kept) is None

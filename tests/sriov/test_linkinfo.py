@@ -1,13 +1,21 @@
 """Messages about links, encoded by pyroute2 as a kernel with real NICs sends them, decoded by us."""
 
+import errno
+import socket
+import struct
+from dataclasses import replace
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from sriov.host.linkinfo import decode_link
-from sriov.host.nlattr import Attributes, attributes, text_attribute
-from sriov.model import Link
+from sriov.errors import HostError
+from sriov.host.linkinfo import decode_link, decode_vf_settings
+from sriov.host.netlink import Links
+from sriov.host.nlattr import HEADER, Attributes, attributes, text_attribute
+from sriov.model import Link, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 PF = "0000:3b:00.0"
@@ -63,6 +71,87 @@ def test_a_virtio_nic_has_no_pci_parent():
     (1, "ether"), (32, "infiniband"), (772, "loopback"), (0xFFFE, "none"), (4711, "[4711]")])
 def test_kinds_of_hardware(number, kind):
     assert decode_link(encode(2, ("IFLA_IFNAME", "ib0"), kind=number)).kind == kind
+
+
+# ---- what a PF enforces on its VFs --------------------------------------------------------------------------
+
+
+def attribute(kind, value):
+    """As the kernel writes it: the length has 16 bits, whatever there is."""
+    return struct.pack("=HH", (4 + len(value)) & 0xFFFF, kind) + value + bytes(-len(value) % 4)
+
+
+def vf_info(index, *more, mac=MAC, state=0):
+    """Of struct ifla_vf_mac, ifla_vf_vlan, ifla_vf_link_state and the list of VLANs; `more` attributes behind."""
+    hardware = bytes.fromhex(mac.replace(":", "")) + bytes(26)
+    vlan = struct.pack("=III", index, 7, 1)
+    vlans = attribute(1, struct.pack("=III", index, 7, 1) + struct.pack(">Hxx", 0x8100))
+    return attribute(1, b"".join([
+        attribute(1, struct.pack("=I", index) + hardware), attribute(2, vlan), attribute(12, vlans),
+        attribute(5, struct.pack("=II", index, state)), attribute(4, struct.pack("=Ii", index, -1)), *more]))
+
+
+def of_pf(*infos):
+    """A message of a PF: its VFs' list between the attributes that kernels send before and behind it."""
+    return encode(7, ("IFLA_IFNAME", "ens1"), ("IFLA_NUM_VF", len(infos))) + attribute(22, b"".join(infos)) + (
+        attribute(43, attribute(2, b"\0")) + attribute(56, PF.encode() + b"\0"))
+
+
+SETTINGS = VfSettings(mac=MacAddress(MAC), vlan=7, vlan_qos=1, vlan_proto=0x8100, link_state=LinkState.AUTO)
+
+
+def test_vfs_of_a_pf():
+    assert dict(decode_vf_settings(of_pf(vf_info(0), vf_info(3, state=2)))) == {
+        0: SETTINGS, 3: replace(SETTINGS, link_state=LinkState.DISABLE)}
+    assert dict(decode_vf_settings(of_pf())) == {}
+    assert dict(decode_vf_settings(encode(7, ("IFLA_IFNAME", "ens1")))) == {}
+
+
+@pytest.mark.parametrize("count", [300, 700, 4000])
+def test_more_vfs_than_one_attribute_s_length_can_say(count):
+    message = of_pf(*(vf_info(index, attribute(99, bytes(64))) for index in range(count)))
+    assert (len(message) > 0x10000) == (count > 300)
+    assert dict(decode_vf_settings(message)) == dict.fromkeys(range(count), SETTINGS)
+
+
+@pytest.mark.parametrize("state", [3, 7, 0xFFFFFFFF])
+def test_a_driver_s_odd_link_state_is_none(state):
+    assert dict(decode_vf_settings(of_pf(vf_info(0, state=state)))) == {0: replace(SETTINGS, link_state=None)}
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.binary(max_size=16)), max_size=6), st.binary(max_size=40))
+def test_a_driver_that_says_odd_things_of_a_vf_hides_no_other(odd, tail):
+    """Attributes that are short, missing or of no such kind."""
+    infos = attribute(1, b"".join(attribute(*each) for each in odd)), vf_info(3)
+    found = dict(decode_vf_settings(of_pf(*infos)))
+    assert found[3] == SETTINGS
+    assert len(found) <= 2
+    dict(decode_vf_settings(of_pf(*infos)[:-20] + tail))
+
+
+class TooMany:
+    """A kernel that answers EMSGSIZE to everything."""
+
+    def setsockopt(self, *_):
+        pass
+
+    def send(self, request):
+        *_, sequence, port = HEADER.unpack_from(request)
+        body = struct.pack("=i", -errno.EMSGSIZE) + request[: HEADER.size]
+        self.answer = HEADER.pack(HEADER.size + len(body), 2, 0x100, sequence, port) + body
+
+    def recv_into(self, *_):
+        return len(self.answer)
+
+    def recv(self, _):
+        return self.answer
+
+
+def test_vfs_that_do_not_fit_the_kernel_s_message_are_not_known():
+    links = Links(cast("socket.socket", TooMany()))
+    assert links.vf_settings(7) == {}
+    with pytest.raises(HostError, match="Message too long"):
+        links.find(7)
 
 
 @given(st.binary(max_size=80))

@@ -1,5 +1,6 @@
 """`vfpool` as its caller sees it: exit status, stdout, stderr."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from cni.record import Baseline, Owner, Phase, Record, format_record
 from sriov.__main__ import main
+from sriov.arguments import read_version
 from sriov.errors import HostError
 from sriov.model import VfSettings
 from sriov.pci import PciAddress
@@ -57,8 +59,12 @@ def pools(tmp_path, monkeypatch):
 def run(tree, tmp_path, capsys):
     """Run a command about the node; its state folder and its / hold nothing."""
     def run(command, *argv):
-        options = ["--sysfs", tree.root, "--root", tmp_path / "root"]
+        root = tmp_path / "root"
+        root.mkdir(exist_ok=True)
+        options = ["--sysfs", tree.root]
+        options += [] if command in ("discover", "check") else ["--host-root", root, "--proc", root / "proc"]
         options += ["--state-dir", tmp_path / "state"] if command != "explain" else []
+        options += ["--kubelet-dir", tmp_path / "kubelet"] if command in ("plan", "apply", "reset") else []
         status = main([command, *map(str, [*argv, *options])], discover=lambda sysfs: sysfs.scan(tree.links))
         return status, *capsys.readouterr()
 
@@ -99,6 +105,36 @@ def test_check_without_the_host(pools, capsys):
         "resources": {"intel.com/sriov": None, "intel.com/sriov_dpdk": None}, "warnings": []}
 
 
+def test_check_reads_stdin(pools, tmp_path):
+    def check(data):
+        done = subprocess.run([sys.executable, "-m", "sriov", "check", "-"], input=data, capture_output=True,
+                              check=False, env={**os.environ, "LC_ALL": "C", "PYTHONPATH": str(ROOT)})
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    assert check(POOLS.encode()) == (0, textwrap.dedent("""\
+        stdin:4:5: 4 VFs on each PF that matches
+        stdin:7:5: intel.com/sriov, 1 selector, driver kernel
+        stdin:10:5: intel.com/sriov_dpdk, 2 selectors, driver vfio-pci
+        """), "")
+    assert check(POOLS.replace("numVfs", "numVFs").encode())[2].startswith("stdin:5:5: physicalFunctions[0]: ")
+    status, out, err = check(b"a: \xff")
+    assert (status, out) == (2, "")
+    assert err.startswith("stdin:1:4: ")
+    assert check(b"#" * ((1 << 20) + 1)) == (
+        2, "", "cannot read the pool file from stdin: it is larger than 1 MiB\n")
+
+
+def test_a_file_of_nothing_is_said_to_be_one(pools, capsys):
+    pools.write_text("apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n")
+    assert main(["check", "pools.yaml"]) == 0
+    assert capsys.readouterr() == ("no pool and no entry\n", "")
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens1f0, node: worker-1}").split("pools:")[0])
+    assert main(["check", "pools.yaml", "--node", "worker-2"]) == 0
+    assert capsys.readouterr().out == "no pool and no entry for node worker-2\n"
+    assert main(["networks", "[]"]) == 0
+    assert capsys.readouterr().out == "no networks\n"
+
+
 def test_check_with_the_host(run, pools):
     status, out, err = run("check", pools, "--host")
     assert (status, err) == (0, "")
@@ -109,7 +145,7 @@ intel.com/sriov_dpdk  2    1
 
 PCI ADDRESS   PF      VF  RESOURCE, OR WHY NOT
 0000:3b:02.0  ens1f0  0   intel.com/sriov
-0000:3b:02.1  ens1f0  1   intel.com/sriov (in a pod)
+0000:3b:02.1  ens1f0  1   intel.com/sriov (netdev elsewhere)
 0000:3b:02.2  ens1f0  2   intel.com/sriov_dpdk
 0000:3b:02.3  ens1f0  3   intel.com/sriov_dpdk, not healthy: bound to igbvf, the pool wants vfio-pci
 """
@@ -127,7 +163,7 @@ def test_check_warns_on_stderr(run, pools):
     assert status == 0
     assert err.splitlines() == [
         f"warning: {pools}:4:5: no PF of this node matches: name eth0 is not ens1f0",
-        f"warning: {pools}:7:5: intel.com/sriov gets no VF: pf eth0 is not ens1f0",
+        f"warning: {pools}:8:14: intel.com/sriov gets no VF: no PF of this node is named eth0",
     ]
     assert "no pool selects it; nearest is intel.com/sriov at" in out
 
@@ -181,7 +217,7 @@ def test_explain_the_node(run, pools):
 PF ens1f0 (0000:3b:00.0): 4 of 7 VFs
   numVfs 4 by the entry at pools.yaml:4:5
   VF 0: in intel.com/sriov by the selector at pools.yaml:8:14
-  VF 1: in intel.com/sriov by the selector at pools.yaml:8:14, in a pod
+  VF 1: in intel.com/sriov by the selector at pools.yaml:8:14, netdev elsewhere
   VF 2: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14
   VF 3: in intel.com/sriov_dpdk by the selector at pools.yaml:11:14, not healthy: bound to igbvf,
     the pool wants vfio-pci
@@ -198,6 +234,16 @@ def test_explain_one_vf(run, pools):
     assert (status, document["resource"], document["selector"]) == (0, "intel.com/sriov_dpdk", f"{pools}:11:14")
     assert document["attempts"] == [
         {"resource": "intel.com/sriov", "place": f"{pools}:8:14", "whyNot": ["vfs 0-1 has no 3"]}]
+
+
+@pytest.mark.parametrize("address", ["3b:00.0", "3b:02.3", "17:00.0"])
+def test_explain_by_name(run, tree, pools, address):
+    tree.add_other("0000:17:00.0", "020000", netdev="eth9", driver="tg3")
+    link = next(each for each in tree.links if each.pci == f"0000:{address}")
+    tree.links = (*(each for each in tree.links if each is not link), replace(link, altnames=("alias7",)))
+    due = run("explain", pools, address)
+    assert due[1] != ""
+    assert run("explain", pools, link.name) == run("explain", pools, "alias7") == due
 
 
 def test_explain_says_what_could_not_be_read(run, tree, pools):
@@ -222,7 +268,7 @@ def test_explain_a_nic_that_should_be_a_pf(run, tree, pools):
 
 
 @pytest.mark.parametrize(("address", "status", "says"), [
-    ("3b:00.x", 2, "expected a PCI address like 0000:3b:02.1, got '3b:00.x'"),
+    ("3b:00.x", 2, "expected a netdev's name or a PCI address like 0000:3b:02.1, got '3b:00.x'"),
     ("0000:3b:02.4", 2, "0000:3b:02.4 does not exist: it would be VF 4 of PF ens1f0 (0000:3b:00.0), which has 4 "),
     ("0000:3c:02.1", 2, "0000:3c:02.1 is no NIC and no accelerator of this node (hint: did you mean 0000:3b:02.1?"),
     ("ffff:ff:1f.7", 2, "ffff:ff:1f.7 is no NIC and no accelerator of this node (hint: vfpool discover lists"),
@@ -247,18 +293,41 @@ def test_explain_reads_a_configuration_of_the_device_plugin(run, tmp_path, monke
     assert "in intel.com/old" in run("explain", config, "3b:02.2")[1]
 
 
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+(README_FILE,) = [block.split("```")[0] for block in README.split("```yaml\n")[1:] if "kind: PoolFile" in block]
+
+
+def test_the_readme_shows_what_check_says_of_mistakes(tmp_path, monkeypatch, capsys):
+    shown = README.split("named twice in the file above:\n\n")[1].split("\n\nWith `--host`")[0]
+    monkeypatch.chdir(tmp_path)
+    Path("pools.yaml").write_text(
+        README_FILE.replace("numVfs:", "numVFs:").replace("0-3", "0-").replace("sriov_dpdk", "sriov"))
+    assert main(["check", "pools.yaml"]) == 2
+    assert textwrap.indent(capsys.readouterr().err, "    ") == shown + "\n"
+
+
+def test_the_readme_shows_what_check_says_of_a_node(tmp_path, monkeypatch, capsys):
+    shown = README.split("here on a node with two VFs:\n\n")[1].split("\n\n`deploy/examples")[0]
+    monkeypatch.chdir(ROOT)
+    tree = Tree(tmp_path / "sys").add(Pf("0000:21:00.0", "enp33s0", num_vfs=2, numa_node=0, offset=128, stride=2))
+    argv = ["check", "deploy/examples/pools.yaml", "--host", "--sysfs", str(tree.root)]
+    assert main(argv, discover=lambda sysfs: sysfs.scan(tree.links)) == 0
+    out, err = capsys.readouterr()
+    assert textwrap.indent(err + out, "    ") == shown + "\n"
+
+
 def test_the_readme_shows_what_explain_says(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = [block.split("```")[0] for block in readme.split("```yaml\n")[1:] if "kind: PoolFile" in block]
-    shown = readme.split("`vfpool explain pools.yaml` says:\n\n")[1].split("\n\n## ")[0]
+    shown = README.split("`vfpool explain pools.yaml` says:\n\n")[1].split("\n\n## ")[0]
     pf = nic("i40e", "0000:3b:00.0", "ens1f0", num_vfs=8, away={1}, vf_drivers=dict.fromkeys((4, 5, 6), "vfio-pci"))
     tree = Tree(tmp_path / "sys").add(pf)
     links = [replace(link, carrier=link.name != "ens1f0") for link in tree.links]
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cmdline").write_text("iommu=off\n")
-    (tmp_path / "pools.yaml").write_text(example.replace("vfs: 4-7", "vfs: 4-6"))
+    (tmp_path / "pools.yaml").write_text(README_FILE.replace("vfs: 4-7", "vfs: 4-6"))
     monkeypatch.chdir(tmp_path)
-    argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--root", str(tmp_path)]
+    argv = ["explain", "pools.yaml", "--sysfs", str(tree.root), "--host-root", str(tmp_path),
+            "--proc", str(tmp_path / "proc")]
     assert main(argv, discover=lambda sysfs: sysfs.scan(links)) == 0
     assert textwrap.indent(capsys.readouterr().out, "    ") == shown + "\n"
 
@@ -298,6 +367,34 @@ def test_plan_asks_who_else_makes_vfs(run, tree, pools, tmp_path):
     (pf,) = json.loads(out)["physicalFunctions"]
     assert (status, pf["steps"]) == (1, [])
     assert [refusal["override"] for refusal in pf["refused"]] == ["claimed"]
+
+
+def test_claims_are_read_where_the_environment_says(tree, pools, tmp_path, monkeypatch, capsys):
+    """As in the agent's pod, where the host's files are below a folder, and no command is told so."""
+    tree.add(Pf("0000:5e:00.0", "ens2f0"))
+    pools.write_text(POOLS.replace("{name: ens1f0}", "{name: ens2f0}"))
+    netplan = tmp_path / "host/etc/netplan/90.yaml"
+    netplan.parent.mkdir(parents=True)
+    netplan.write_text("network: {ethernets: {ens2f0: {virtual-function-count: 2}}}\n")
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", str(tmp_path / "host"))
+    argv = ["plan", "pools.yaml", "--sysfs", str(tree.root), "--proc", str(tmp_path / "proc"),
+            "--state-dir", str(tmp_path / "state"), "--kubelet-dir", str(tmp_path / "kubelet")]
+    assert main(argv, discover=lambda sysfs: sysfs.scan(tree.links)) == 1
+    assert "/etc/netplan/90.yaml" in " ".join(capsys.readouterr().out.split())
+    assert main([*argv, "--host-root", str(tmp_path)], discover=lambda sysfs: sysfs.scan(tree.links)) == 0
+    assert "make 4 VFs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plan", "apply", "explain", "reset"])
+def test_a_host_that_is_not_there_has_no_claims_to_be_read(command, tmp_path, capsys, monkeypatch):
+    missing = str(tmp_path / "none")
+    monkeypatch.setenv("VFPOOL_HOST_ROOT", missing)
+    for argv, says in (([], f"cannot use {missing!r}: there is no such folder"),
+                       (["--host-root", ""], "expected a path, got ''")):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "pools.yaml", *argv])
+        assert caught.value.code == 2
+        assert f"argument --host-root: {says}" in capsys.readouterr().err
 
 
 def test_plan_warns_of_what_the_kernel_would_refuse(run, tree, pools):
@@ -408,10 +505,38 @@ def test_the_drawing_names_who_has_a_vf(run, tmp_path):
     assert "gone" not in drawn
 
 
+@pytest.mark.parametrize(("word", "says"), [
+    ("plann", "unknown command 'plann', did you mean plan?"),
+    ("zzz", "unknown command 'zzz', expected one of discover, check, "),
+])
+def test_a_mistyped_command(word, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([word, "--force"])
+    assert caught.value.code == 2
+    assert f"vfpool: error: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["sriov", "deviceplugin", "admission"])
+def test_version(program):
+    name = {"sriov": "vfpool", "deviceplugin": "vfpool-agent", "admission": "vfpool-webhook"}[program]
+    done = subprocess.run([sys.executable, "-m", program, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{name} {read_version()}\n", "")
+
+
+def test_version_of_what_is_not_installed(monkeypatch, capsys):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, "vfpool unknown\n")
+
+
 def test_completion_knows_every_command(capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    assert "compgen -W 'discover check explain plan " in script
+    assert "compgen -W 'discover check explain plan apply reset status networks completion'" in script
     assert "sysfs" not in script      # what help does not show is not offered
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -478,11 +603,40 @@ def test_reader_that_goes_away_is_no_traceback(tree):
     assert child.wait(timeout=30) == 1
 
 
-def test_disk_that_is_full(tree):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command("discover", "--sysfs", tree.root), stdout=full, stderr=subprocess.PIPE,
-                              text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "cannot write the answer: No space left on device\n")
+FULL = "cannot write the answer: No space left on device\n"
+CLOSED = "cannot write the answer: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(("argv", "answered", "unbuffered"), [
+    (["discover"], True, False), (["discover"], True, True), (["networks", "-"], True, False),
+    (["--help"], True, True), (["check", "--help"], True, False),
+    (["status", "--socket", "/nowhere"], False, True), (["check"], False, False),
+])
+def test_streams_that_do_not_work(tree, pools, argv, answered, unbuffered):
+    """Closed or full: one line at most where it can be read, the status that was due, never a traceback."""
+    words = [str(pools) if word == "FILE" else word for word in argv]
+    if argv[0] in ("discover", "explain"):
+        words += ["--sysfs", str(tree.root)]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else "", "PYTHONPATH": str(ROOT)}
+
+    def run_with(redirection):
+        script = f'exec "$@" {redirection}'
+        done = subprocess.run(["bash", "-c", script, "-", *command(*words)], env=env, input="fast", text=True,
+                              capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    due, out, err = run_with("")
+    assert run_with("2>/dev/full") == run_with("2>&-") == (due, out, "")
+    lost = (FULL, CLOSED) if answered else ("", "")
+    failed = 1 if answered else due
+    assert run_with(">/dev/full") == (failed, "", err + lost[0])
+    assert run_with(">&-") == (failed, "", err + lost[1])
+    assert run_with(">&- 2>&-") == run_with(">/dev/full 2>/dev/full") == (failed, "", "")
+    if argv == ["networks", "-"]:
+        assert run_with("<&-") == (2, "", "cannot read the annotation from stdin: Bad file descriptor\n")
+    else:
+        assert run_with("<&-") == (due, out, err)
+    assert run_with("<&- >&- 2>&-")[1:] == ("", "")
 
 
 def test_locale_that_lacks_a_character(tmp_path):
@@ -499,7 +653,7 @@ def test_interrupt_is_no_traceback(capsys):
         raise KeyboardInterrupt
 
     assert main(["discover"], discover=interrupt) == 1
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_networks_of_an_annotation(capsys):
@@ -517,3 +671,32 @@ def test_networks_names_every_problem(capsys):
     refused = capsys.readouterr().err
     assert "networks[1]" in refused
     assert "networks[2]" in refused
+
+
+def test_networks_says_what_a_missing_key_may_have_been(capsys):
+    asked = [{"nmae": "fast"}, {"name": "slow", "intreface": "data0"}]
+    assert main(["networks", json.dumps(asked)]) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert warnings == ["warning: networks[0].nmae: unknown key, did you mean name?",
+                        "warning: networks[1].intreface: unknown key, did you mean interface?"]
+    assert "networks[0].name: missing, expected the name of a NetworkAttachmentDefinition" in error
+
+
+@pytest.mark.parametrize("namespace", ["Apps", "", "a.b", "a" * 64, "apps/fast"])
+def test_networks_of_a_namespace_that_cannot_be(capsys, namespace):
+    with pytest.raises(SystemExit) as caught:
+        main(["networks", "fast", "--namespace", namespace])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert "argument --namespace: " in err
+    assert "is not a namespace (a-z, 0-9, - inside; at most 63)" in err
+
+
+@pytest.mark.parametrize("text", [
+    "N" * 300, json.dumps([{"name": "N" * 300}]), json.dumps([{"name": "b/" + "a" * 300}]),
+])
+def test_networks_shows_the_beginning_of_what_is_too_long(capsys, text):
+    assert main(["networks", text]) == 2
+    err = capsys.readouterr().err
+    assert '"... is not a name' in err
+    assert len(err) < 250

@@ -137,8 +137,22 @@ def test_more_than_the_pf_can_have():
         matching = PfEntry(match=PfMatch(address=(A,)), num_vfs=8, place="pools.yaml:5:5")
         (refused,) = said(plan([made], [matching]))
         assert refused.startswith("pools.yaml:5:5: numVfs 8 on PF ")
-        assert refused.endswith("it can have at most 7 (sriov_totalvfs)")
+        assert refused.endswith(": 8 VFs are wanted, it can have 7 at most (sriov_totalvfs) (hint: ask for 7 or "
+                                "fewer)")
         assert plan([made], [matching]).steps == ()
+
+
+@pytest.mark.parametrize(("facts", "says"), [
+    ({"vendor": "15b3"}, ("it can have 7 at most (sriov_totalvfs) [needs a reboot] (hint: ask for 7 or fewer, or "
+                          "set NUM_OF_VFS=8 with mlxconfig -d 0000:3b:00.0 and reboot)")),
+    ({"total_vfs": 0}, ("it can have no VFs (sriov_totalvfs is 0) [needs a reboot] (hint: turn on SR-IOV for the "
+                        "card, and for the machine, in the firmware setup (BIOS, UEFI), then reboot)"))])
+def test_a_number_that_takes_a_reboot(facts, says):
+    made = plan([replace(pf(A, "ens1f0"), **facts)], [entry(8)], overrides=set(Override))
+    (refused,) = made.refused
+    assert str(refused).endswith(says)
+    assert (made.steps, refused.override, refused.disturbs) == ((), None, Disturbs.REBOOT)
+    assert plan([replace(pf(A, "ens1f0"), **facts)], [entry(0)]) == Plan()
 
 
 def test_an_mtu_that_would_cost_vfs_their_link():
@@ -193,13 +207,18 @@ def test_settings_are_planned_where_they_are_known_and_differ():
     wants = replace(pool(), vf_settings=VfSettings(vlan=7, trust=True))
     known = {host.vfs[0].address: VfSettings(vlan=7, vlan_qos=0, trust=True),
              host.vfs[2].address: VfSettings(vlan=0, vlan_qos=3, trust=True)}
-    (step,) = plan([host], [entry(3)], [wants], facts=Facts(settings=known)).steps
+    made = plan([host], [entry(3)], [wants], facts=Facts(settings=known))
+    (step,) = made.steps
+    (refused,) = said(made)
+    assert refused == ("cannot set vlan, trust for VF 0000:3b:02.1: its PF's driver igb does not report what it "
+                       "enforces (hint: leave them out of vfMacs and of the pool's defaults)")
     assert step == SetVfSettings(pf=host, vf=host.vfs[2], settings=VfSettings(vlan=7, vlan_qos=3),
                                  before=known[host.vfs[2].address])
     assert step.describe() == "set vlan 7, vlan qos 3 for VF 0000:3b:02.2"
     assert step.disturbs == Disturbs.VF
     used = [host.vfs[2].address]
-    assert plan([host], [entry(3)], [wants], used, facts=Facts(settings=known)) == Plan()
+    assert plan([host], [entry(3)], [wants], used, facts=Facts(settings=known)).steps == ()
+    assert plan([host], [entry(3)], [wants]) == Plan()
 
 
 # ---- drivers --------------------------------------------------------------------------------------------
@@ -337,10 +356,23 @@ def test_vfs_that_somebody_else_made():
     full = pf(A, "ens1f0", vf(A, 0), vf(A, 1, None))
     facts = Facts(foreign={A})
     made = plan([full], [entry(2)], [pool(VFIO)], facts=facts)
-    assert (bound(made), overrides_named(made)) == ({1: "vfio-pci"}, [Override.ADOPT])
+    assert (made.steps, overrides_named(made)) == ((), [Override.ADOPT] * 2)
     adopted = plan([full], [entry(2)], [pool(VFIO)], facts=facts, overrides=[Override.ADOPT])
     assert (bound(adopted), adopted.refused) == ({0: "vfio-pci", 1: "vfio-pci"}, ())
     assert overrides_named(plan([full], [entry(1)], facts=facts)) == [Override.DISTURB_VFS, Override.ADOPT]
+
+
+def test_a_vf_without_a_driver_that_somebody_keeps_for_one():
+    """As libvirt, driverctl and OpenStack do: driver_override first, then unbind and bind."""
+    full = pf(A, "ens1f0", vf(A, 0, None), vf(A, 1, None))
+    kept = Facts(kept={full.vfs[0].address})
+    for pools in ([pool()], []):
+        assert bound(plan([full], [entry(2)], pools, facts=kept)) == {1: "kernel"}
+        assert plan([full], [entry(2)], pools, facts=Facts(foreign={A})) == Plan()
+        adopted = plan([full], [entry(2)], pools, facts=replace(kept, foreign={A}), overrides=[Override.ADOPT])
+        assert bound(adopted) == {1: "kernel"}
+        assert plan([replace(full, autoprobe=False)], [entry(2)], pools) == Plan()
+    assert bound(plan([full], [entry(2)], [pool(Driver.KERNEL)], facts=kept)) == {0: "kernel", 1: "kernel"}
 
 
 def test_every_refusal_but_the_impossible_names_an_override_that_lifts_it():

@@ -18,8 +18,8 @@ from sriov.pools.poolfile import PoolFile, PoolFileErrors, load_pool_file, parse
 from sriov.pools.poolformat import format_pool_file
 from sriov.pools.ranges import SpeedRange
 from sriov.pools.selectors import FunctionClass
+from tests.sriov.test_assignment import spans
 from tests.sriov.test_pci import attempt, macs, pci_addresses
-from tests.sriov.test_pools import spans
 
 HEAD = "apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n"
 EXAMPLE = Path(__file__).parents[2] / "deploy/examples/pools.yaml"
@@ -141,10 +141,7 @@ NETDEV = "expected a netdev name like ens1f0, a glob like ens1f* or a regular ex
 TABLE = [
     ("", "1:1: expected a document, the file is empty"),
     ("# nothing\n", "1:1: expected a document, the file is empty"),
-    ("a: [", "1:5: expected the node content, but found '<stream end>', while parsing a flow node"),
-    ("a: b: c", "1:5: mapping values are not allowed here"),
-    ("kind: PoolFile\n\tapiVersion: x", ("2:1: found character '\\t' that cannot start any token, "
-                                        "while scanning for the next token")),
+    ("a: [", "1:5: expected a value, got the end of the file"),
     ("a: 1\n---\nb: 2\n", "2:1: expected one document, got another"),
     ("a: &x 1\nb: *x\n", "1:4: anchors and aliases are not supported; quote text that starts with * or &"),
     ("pf: *\n", "1:5: anchors and aliases are not supported; quote text that starts with * or &"),
@@ -161,9 +158,16 @@ TABLE = [
     (HEAD + "wibble: []\n", ("3:1: unknown key 'wibble', expected one of apiVersion, kind, resourcePrefix, "
                             "physicalFunctions, pools")),
     (HEAD + "? [a, b]\n: c\n", "3:3: expected a key, got a list"),
-    (HEAD + "<<: {pools: []}\n", ("3:1: unknown key '<<', expected one of apiVersion, kind, resourcePrefix, "
-                                 "physicalFunctions, pools")),
     (HEAD + "pools: []\nkind: PoolFile\n", "4:1: key 'kind' is here twice, first at pools.yaml:2:1"),
+    ("apiVersion: vfpool.io/v1alpha1\nkind: Poolfile\n",
+     "2:7: kind: expected PoolFile, got 'Poolfile': mind the capital letters"),
+    ("apiVersion: v1\ndata:\n  pools.yaml: |\n    kind: PoolFile\nkind: ConfigMap\nmetadata: {name: vfpool}\n",
+     "1:1: this is a ConfigMap: check what is below data.pools.yaml (line 3)"),
+    ("apiVersion: v1\nkind: ConfigMap\n", "1:1: this is a ConfigMap, expected a PoolFile"),
+    ("apiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetworkNodePolicy\nspec: {numVfs: 8}\n",
+     "1:1: this is a SriovNetworkNodePolicy, expected a PoolFile"),
+    ("resourceList:\n- resourceName: a\n  selectors: {pfNames: [ens1f0]}\n",
+     "2:1: resourceList: sriov-network-device-plugin is configured by JSON, this is YAML"),
     (HEAD + "pools:\n", "3:7: pools: expected a list, got nothing"),
     (HEAD + "pools: {resource: sriov}\n", "3:8: pools: expected a list, got a mapping"),
     (HEAD + "resourcePrefix: Intel.com\n",
@@ -274,6 +278,18 @@ POOLS = [
     *((f"{{resource: {text}, select: [{{pf: a}}]}}",
        ("4:16: pools[0].resource: expected a resource name (1 to 63 of A-Z, a-z, 0-9, - and _, a letter or digit "
        f"at both ends), got {text!r}")) for text in ("-a", "a_", "a.b", "a/b", "a" * 64)),
+    ("{resource: example.com/a, select: [{pf: a}]}",
+     ("4:16: pools[0].resource: expected a resource name without its prefix, got 'example.com/a': write "
+      "resource: a and resourcePrefix: example.com")),
+    *((f"{{resource: a, select: [{{pf: {text}}}]}}",
+       (f"4:{column}: pools[0].select[0].pf{key}: expected a PF without VF indices, got '{got}': in a pool's "
+        f"select write {{pf: {instead}}}"))
+      for text, column, key, got, instead in (
+          ('"ens1f0#0-3"', 33, "", "ens1f0#0-3", "ens1f0, vfs: 0-3"),
+          ('"ens1f*#0,2"', 33, "", "ens1f*#0,2", 'ens1f*, vfs: "0,2"'),
+          ('{name: "ens1f0#6"}', 40, ".name", "ens1f0#6", "ens1f0, vfs: 6"))),
+    ("{resource: a, select: [{pf: a, vfs: 0,1,4-5}]}",
+     "4:41: pools[0].select[0].vfs: a ',' ends a value within braces: write vfs: [0, 1, 4-5]"),
 ]
 
 
@@ -318,6 +334,18 @@ physicalFunctions:
     ]
 
 
+def test_what_is_below_a_mistyped_key_is_found_too():
+    assert problems(HEAD + "Pools:\n  - {resource: a, select: [{pf: a, vf: 0-}]}\n") == [
+        "pools.yaml:3:1: unknown key 'Pools', did you mean 'pools'?",
+        "pools.yaml:4:36: pools[0].select[0]: unknown key 'vf', did you mean 'vfs'?",
+        "pools.yaml:4:40: pools[0].select[0].vfs: expected an index range like 0-3, got '0-'"]
+
+
+def test_of_very_many_problems_the_first_are_said():
+    found = problems(HEAD + "pools:\n" + "  - {resource: a/}\n" * 30)
+    assert (len(found), found[-1]) == (51, "and 10 more")
+
+
 def test_message_stays_on_one_line():
     assert problems(HEAD + 'resourcePrefix: "a\\nb"\n') == [
         ("pools.yaml:3:17: resourcePrefix: expected a resource prefix like intel.com (a lower-case DNS name of at "
@@ -326,7 +354,7 @@ def test_message_stays_on_one_line():
 
 @pytest.mark.parametrize(("data", "expected"), [
     (b"kind: PoolFile\na: \xc3\xa9\xff\n", "2:5: expected UTF-8 text, got byte 0xff"),
-    (HEAD.encode("utf-16"), "1:1: expected UTF-8 text, got byte 0xff"),
+    (HEAD.encode("utf-16"), "1:1: expected UTF-8 text, got UTF-16: save it as UTF-8"),
 ])
 def test_not_utf8(tmp_path, data, expected):
     path = tmp_path / "pools.yaml"
@@ -497,11 +525,13 @@ def test_wrong_provisioning_key_of_an_entry(key, problem):
 
 @pytest.mark.parametrize(("keys", "problem"), [
     ("vlan: 4095", "vlan: expected a whole number from 0 to 4094, got '4095'"),
-    ("vlanQos: 3", "unknown key 'vlanQos', did you mean 'vlanQoS'?"),
+    ("vlan: 5, vlanQos: 3", "unknown key 'vlanQos', did you mean 'vlanQoS'?"),
     ("trust: true", "trust: expected on or off, got 'true'"),
     ("linkState: up", ("linkState: unknown link state 'up', expected one of auto, enable, disable")),
     ("maxTxRate: 5000000000", ("maxTxRate: expected a rate in Mbit/s from 0, which is no limit, to 4294967295, got "
                                "'5000000000'")),
+    ("vlanQoS: 3", "vlanQoS: needs vlan, which is not set"),
+    ("vlan: 0, vlanQoS: 3", "vlanQoS: expected 0 for vlan 0 (untagged), got 3"),
     ("maxTxRate: 10, minTxRate: 20", "minTxRate: expected at most maxTxRate (10), got 20"),
 ])
 def test_wrong_default_of_a_pool(keys, problem):
@@ -523,7 +553,7 @@ def or_pattern(values):
 
 
 names = st.text(string.ascii_lowercase + string.digits + "-_.:@!#&%,'\"", min_size=1, max_size=15).filter(
-    lambda name: not name.replace(":", "").replace(".", "").isalnum() or ":" not in name)
+    lambda name: "#" not in name and (not name.replace(":", "").replace(".", "").isalnum() or ":" not in name))
 hex_ids = st.text("0123456789abcdef", min_size=4, max_size=4)
 drivers = st.sampled_from(["igbvf", "vfio-pci", "iavf", "123"])
 nodes = st.integers(-1, 99999)
@@ -563,7 +593,8 @@ pools = st.builds(
     driver=st.none() | drivers.map(Driver) | st.just(Driver.KERNEL), exclude_topology=st.booleans(),
     vf_mtu=st.none() | st.integers(68, 65535),
     vf_settings=st.builds(
-        VfSettings, vlan=st.none() | st.integers(0, 4094), vlan_qos=st.none() | st.integers(0, 7),
+        lambda tag, **others: VfSettings(vlan=tag[0], vlan_qos=tag[1], **others),
+        tag=st.sampled_from([(None, None), (0, None), (0, 0), (5, None), (4094, 7)]),
         spoofchk=st.none() | st.booleans(), trust=st.none() | st.booleans(),
         min_tx_rate=st.none() | st.integers(0, 500), max_tx_rate=st.sampled_from([None, 0, 500, 2**32 - 1]),
         link_state=st.sampled_from([None, *LinkState])))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,21 +13,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sriov.errors import HostError
+from sriov.errors import HostError, InputError, Refused
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 from sriov.pools.assignment import Driver
-from sriov.provision.apply import Job, Terms, always, apply_last_good, plan_jobs, reset, run
+from sriov.pools.poolfile import parse_pool_file
+from sriov.provision.apply import (
+    Job,
+    Terms,
+    always,
+    apply_last_good,
+    apply_pool_file,
+    find_abandoned,
+    plan_jobs,
+    reset,
+    run,
+)
 from sriov.provision.guards import Override
 from sriov.provision.ledger import Ledger
 from sriov.provision.state import PfState, VfState
 from sriov.provision.steps import NO_DRIVER
 from tests.sriov import fakenode
-from tests.sriov.fakenode import FakeNode, make_pf, make_vf
+from tests.sriov.fakenode import Died, FakeNode, make_pf, make_vf
 
 A, B = PciAddress("0000:01:00.0"), PciAddress("0000:21:00.0")
 BOOT = "b7a3c0de"
-FREE = Terms(in_use=lambda vf: False)
+FREE = Terms(in_use=lambda vf: vf.away)      # as the commands and the agent have it, but for pods
 KERNEL, VFIO = Driver.KERNEL, Driver("vfio-pci")
 MAC = MacAddress("02:00:00:00:09:01")
 
@@ -143,6 +156,122 @@ def test_a_vf_that_a_pod_gets_meanwhile_keeps_what_it_has():
     assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
 
 
+class Holds:
+    """Keeps pods off VFs as an agent does; notes in the node's log when, and refuses those that a call is at."""
+
+    def __init__(self, node, busy=()):
+        self._node, self._busy = node, busy
+        self.now = set()
+
+    @contextmanager
+    def __call__(self, vf):
+        if vf in self._busy:
+            raise Refused(f"VF {vf} is on its way")
+        assert vf not in self.now
+        self.now.add(vf)
+        try:
+            yield
+        finally:
+            self.now.discard(vf)
+
+    def watch(self):
+        """Before each write of the node: which VFs are held."""
+        held, write = [], self._node.write
+
+        def noting(operation, value, effect):
+            held.append((operation, value, frozenset(self.now)))
+            return write(operation, value, effect)
+
+        self._node.write = noting
+        return held
+
+
+def test_a_bug_of_one_pf_hides_no_other_s_report(monkeypatch, caplog):
+    node = node_of(0, 0)
+    first, second = node.pfs
+
+    def fail(self, address, count, write=FakeNode.write_num_vfs):
+        if address == first:
+            raise ValueError("7 is not a valid LinkState")
+        write(self, address, count)
+
+    monkeypatch.setattr(FakeNode, "write_num_vfs", fail)
+    report = provision(node, PfState(num_vfs=2), PfState(num_vfs=2))
+    assert [(each.pf, each.what) for each in report.failed] == [
+        (first, f"cannot make PF {first} what it should be: ValueError('7 is not a valid LinkState')")]
+    assert report.failed[0].left == ("what it was in the middle of",)
+    assert node.pfs[second].num_vfs == 2
+    assert "Traceback" in caplog.text
+
+
+def test_a_vf_is_held_while_it_is_changed_and_no_other():
+    node = node_of(2)
+    first, second = (vf.address for vf in node.pfs[A].vfs)
+    holds = Holds(node)
+    held = holds.watch()
+    asked = set()
+
+    def in_use(vf):
+        asked.add((vf.address, frozenset(holds.now)))
+        return False
+
+    terms = Terms(in_use=in_use, hold=holds)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=terms).problems == ()
+    of = {operation: [(value if operation != "override" else value[0], now) for each, value, now in held
+                      if each == operation] for operation in ("override", "unbind", "probe")}
+    assert list(of.values()) == [[(first, {first}), (second, {second})]] * 3
+    assert {(first, frozenset({first})), (second, frozenset({second}))} <= asked      # again, once held
+    assert holds.now == set()
+
+
+def test_all_vfs_of_a_pf_are_held_until_it_has_others():
+    node = node_of(2)
+    before = frozenset(vf.address for vf in node.pfs[A].vfs)
+    holds = Holds(node)
+    held = holds.watch()
+    terms = Terms(in_use=lambda vf: False, hold=holds, overrides={Override.DISTURB_VFS})
+    assert provision(node, PfState(num_vfs=4), terms=terms).problems == ()
+    assert [now for operation, _, now in held if operation in ("numvfs", "autoprobe")] == [before] * 4
+    assert holds.now == set()
+
+
+def test_what_a_failed_step_disturbed_is_held_until_it_is_taken_back():
+    node = node_of(1)
+    vf = node.pfs[A].vfs[0].address
+    before, holds = node.state(), Holds(node)
+    held = holds.watch()
+    node.fail_at = 1                                          # the unbind, after driver_override
+    wish = PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})
+    (problem,) = provision(node, wish, terms=Terms(in_use=lambda vf: False, hold=holds)).problems
+    assert "unbind failed: EIO" in problem
+    assert node.state() == before
+    assert len(held) > 2
+    assert {now for _, _, now in held} == {frozenset({vf})}
+
+
+@pytest.mark.parametrize("wish", [
+    PfState(num_vfs=4), PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})], ids=["the number", "a driver"])
+def test_a_vf_that_a_call_is_at_counts_as_in_use(wish):
+    node = node_of(2)
+    before, vf = node.state(), node.pfs[A].vfs[0].address
+    terms = Terms(in_use=lambda vf: False, hold=Holds(node, busy={vf}), overrides=set(Override))
+    (problem,) = provision(node, wish, terms=terms).problems
+    assert problem.endswith(f": VF {vf} is on its way")
+    assert node.state() == before
+    assert node.log == []
+
+
+def test_a_busy_vf_stops_no_other():
+    node = node_of(3)
+    vf = node.pfs[A].vfs[1].address
+    wish = PfState(num_vfs=3, vfs=dict.fromkeys(range(3), VfState(driver=VFIO)))
+    holds = Holds(node, busy={vf})
+    assert len(provision(node, wish, terms=Terms(in_use=lambda vf: False, hold=holds)).problems) == 1
+    assert [each.driver for each in node.pfs[A].vfs] == ["vfio-pci", "igbvf", "vfio-pci"]
+    assert holds.now == set()
+
+
 def test_vfs_are_not_removed_while_a_process_has_one_open():
     node = node_of(0)
     provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}))
@@ -153,6 +282,41 @@ def test_vfs_are_not_removed_while_a_process_has_one_open():
         (problem,) = provision(node, wish, terms=forced).problems
         assert "a process has " in problem
         assert node.state() == before
+
+
+@pytest.mark.parametrize("change", [
+    VfState(driver=VFIO, settings=VfSettings(vlan=7, mac=MAC)), VfState(driver=KERNEL),
+], ids=["settings", "a driver"])
+def test_nothing_is_changed_of_a_vf_that_a_process_has_open(change):
+    """A virtual machine, say, whose VLAN and MAC would change under it; plan says so as apply does."""
+    node = node_of(0)
+    assert provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})).problems == ()
+    node.opened = {node.pfs[A].vfs[0].address}
+    node.log.clear()
+    wish = PfState(num_vfs=1, vfs={0: change})
+    forced = replace(FREE, overrides=set(Override))
+    (refused,) = provision(node, wish, terms=forced).refused
+    assert (refused.override, remains(node, wish, terms=forced)) == (None, (str(refused),))
+    assert ": a process has it open (hint: " in str(refused)
+    assert node.log == []
+
+
+def test_a_vf_that_a_process_opens_after_the_plan_was_made():
+    node = node_of(0)
+    assert provision(node, PfState(num_vfs=1, vfs={0: VfState(driver=VFIO)})).problems == ()
+    node.log.clear()
+    vf = node.pfs[A].vfs[0].address
+    asked = []
+
+    def in_use(vf):
+        asked.append(vf.address)
+        node.opened.update(asked[1:])           # for the plan it was asked once, and then before the step
+        return False
+
+    wish = PfState(num_vfs=1, vfs={0: VfState(driver=KERNEL)})
+    (problem,) = provision(node, wish, terms=Terms(in_use=in_use)).problems
+    assert problem.startswith(f"cannot bind VF {vf} to kernel (now vfio-pci): a process has it open through ")
+    assert node.log == []
 
 
 def test_other_vfs_by_force_are_told_apart_from_failure():
@@ -206,7 +370,8 @@ def test_a_vf_that_may_be_open_is_not_removed_and_stops_no_other(monkeypatch):
     assert any(f"a process has {first} open" in problem
                for problem in provision(node, PfState(num_vfs=0), terms=FORCED).problems)
     (problem,) = provision(node, PfState(num_vfs=2, vfs=dict.fromkeys((0, 1), VfState(driver=KERNEL)))).problems
-    assert problem == f"cannot bind VF {first} to kernel (now vfio-pci): cannot read it"
+    assert problem == (f"cannot bind VF {first} to kernel (now vfio-pci): a process has it open (hint: end the pod "
+                       "or the process that uses it)")
     assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"]
 
 
@@ -253,7 +418,7 @@ def test_plan_then_apply_reaches_the_wish_and_reset_returns_the_start(facts, wis
         assert node.pfs[A].num_vfs == wish.num_vfs
         assert node.pfs[A].autoprobe == facts[2]
         changed = node.state() != before
-        assert (ledger.records != {}) == (node.log != [])
+        assert (ledger.records != {}) == (node.log != [] or facts[0] > 0)      # VFs that are adopted are noted
         assert changed <= (node.log != [])
         again = Ledger(Path(folder), BOOT)
         assert (again.records, again.damaged) == (ledger.records, [])
@@ -343,12 +508,90 @@ def test_from_one_write_on_all_fail(count, number):
         assert "autoprobe off, was on" in said
 
 
+class OnDisk(Ledger):
+    """Its writes are among the node's, and fail or are the last as those do."""
+
+    def __init__(self, state, node):
+        super().__init__(state, BOOT)
+        self._node = node
+
+    def _write(self, record):
+        self._node.write("record", record, lambda: Ledger._write(self, record))
+
+
+def begin(count, autoprobe, up=True):
+    node = node_of(count)
+    node.pfs[A] = replace(node.pfs[A], autoprobe=autoprobe)
+    node.change(100, {"up": up})
+    return node
+
+
+def count_writes(count, autoprobe):
+    node = begin(count, autoprobe)
+    with TemporaryDirectory() as folder:
+        assert provision(node, CHANGE, terms=replace(FORCED, ledger=OnDisk(Path(folder), node))).problems == ()
+    return len(node.log)
+
+
+LIVES = [(count, autoprobe, number) for count, autoprobe in ((0, True), (0, False), (2, True))
+         for number in range(count_writes(count, autoprobe))]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its effect", "after its effect"])
+@pytest.mark.parametrize(("count", "autoprobe", "number"), LIVES)
+def test_the_process_dies_at_one_write(tmp_path, count, autoprobe, number, late):
+    """Nothing cleans up. The next one reaches what is wanted, autoprobe is as it was, and all can be undone."""
+    node = begin(count, autoprobe)
+    before = node.state()
+    node.die_at, node.late = number, late
+    with pytest.raises(Died):
+        provision(node, CHANGE, terms=replace(FORCED, ledger=OnDisk(tmp_path, node)))
+    assert len(node.log) <= number + late                    # not even what would clean up
+    node.revive()
+    ledger = Ledger(tmp_path, BOOT)
+    # What somebody else made stays adopted; of PFs that had none, nobody has to be asked.
+    terms = replace(FORCED if count else FREE, ledger=ledger)
+    assert provision(node, CHANGE, terms=terms).problems == ()
+    assert remains(node, CHANGE, terms=terms) == ()
+    pf = node.pfs[A]
+    assert (pf.num_vfs, pf.autoprobe, pf.vfs[0].driver, pf.vfs[1].driver) == (3, autoprobe, "vfio-pci", "igbvf")
+    assert ledger.find_unfinished(pf) is None
+    assert reset(node.executor(), FREE, Ledger(tmp_path, BOOT)).problems == ()
+    assert node.state() == before
+
+
+def test_autoprobe_that_is_off_is_no_dead_end():
+    """A udev rule may have set it so: such a host's VFs are bound all the same, and it is off again then."""
+    node = begin(0, autoprobe=False)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    assert provision(node, wish).problems == ()
+    assert [vf.driver for vf in node.pfs[A].vfs] == ["igbvf", "vfio-pci"]
+    assert not node.pfs[A].autoprobe
+    assert [value for operation, value in node.log if operation == "autoprobe"] == [(A, True), (A, False)]
+
+
+def test_autoprobe_that_a_dead_agent_left_off_is_on_again(tmp_path):
+    node = node_of(0)
+    node.die_at = 2
+    with pytest.raises(Died):
+        provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=OnDisk(tmp_path, node)))
+    node.revive()
+    assert not node.pfs[A].autoprobe
+    terms = replace(FREE, ledger=Ledger(tmp_path, BOOT))
+    assert remains(node, PfState(num_vfs=0), terms=terms) == (f"let drivers probe new VFs of PF ens1 ({A})",)
+    assert provision(node, PfState(num_vfs=0), terms=terms).problems == ()
+    assert node.pfs[A].autoprobe
+    node.write_autoprobe(A, False)                          # from here on it is somebody else's wish
+    assert provision(node, PfState(num_vfs=0), terms=terms).done == ()
+    assert not node.pfs[A].autoprobe
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_record_that_cannot_be_written_keeps_the_pf_as_it_is(tmp_path, late):
     node = node_of(0)
-    (tmp_path / "pfs").write_text("a file where the folder should be")
     before = node.state()
     ledger = Ledger(tmp_path, BOOT)
+    (tmp_path / "pfs").write_text("a file where the folder should be")
     (problem,) = provision(node, CHANGE, terms=replace(FORCED, ledger=ledger)).problems
     assert problem.startswith(f"cannot make PF {A} what it should be: cannot write the record {tmp_path}/pfs/{A}")
     assert (node.state(), node.log) == (before, [])
@@ -455,13 +698,62 @@ def test_reset_spares_vfs_that_somebody_made_since(tmp_path, owned):
     assert (node.pfs[A].vfs, link.mtu, ledger.records) == (vfs, 1500, {})
 
 
-def test_an_agent_that_died_while_it_made_vfs_made_them(tmp_path):
+@pytest.mark.parametrize(("count", "mine"), [(2, True), (3, False)])
+def test_as_many_as_an_agent_was_making_when_it_died_are_its_own(tmp_path, count, mine):
+    node = node_of(0)
+    Ledger(tmp_path, BOOT).begin(node.pfs[A], PfState(num_vfs=0), counts=(2,))
+    node.write_num_vfs(A, count)
+    wish = PfState(num_vfs=count, vfs={0: VfState(driver=VFIO)})
+    ledger = Ledger(tmp_path, BOOT)
+    refused = provision(node, wish, terms=replace(FREE, ledger=ledger)).refused
+    assert [each.override for each in refused] == ([] if mine else [Override.ADOPT])
+    assert ledger.owns(node.pfs[A], node.made) is mine
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_vfs_that_somebody_makes_after_a_failure_are_theirs(tmp_path, late):
     node = node_of(0)
     ledger = Ledger(tmp_path, BOOT)
-    ledger.begin(node.pfs[A], PfState(num_vfs=0), owns_vfs=True)
+    node.fail_at, node.late = 1, late                 # as ENOSPC does: the number of VFs cannot be set
+    assert len(provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger)).failed) == 1
+    node.fail_at = None
     node.write_num_vfs(A, 2)
-    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
-    assert provision(node, wish, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT))).problems == ()
+    before = node.state()
+    again = Ledger(tmp_path, BOOT)
+    (refused,) = provision(node, PfState(num_vfs=3), terms=replace(
+        FREE, overrides={Override.DISTURB_VFS}, ledger=again)).refused
+    assert refused.override == Override.ADOPT
+    assert reset(node.executor(), FORCED, again).problems == ()
+    assert (node.state(), again.records) == (before, {})
+
+
+def test_vfs_that_somebody_makes_meanwhile_are_not_removed(tmp_path):
+    node = node_of(0)
+    write = node.write_autoprobe
+
+    def make(pf, enabled):
+        write(pf, enabled)
+        if not enabled:
+            node.write_num_vfs(A, 3)
+
+    node.write_autoprobe = make
+    ledger = Ledger(tmp_path, BOOT)
+    (problem,) = provision(node, PfState(num_vfs=2), terms=replace(FREE, ledger=ledger)).problems
+    assert problem.startswith(f"cannot make 2 VFs on PF ens1 ({A}): somebody made 3 meanwhile (hint: let one of ")
+    assert (node.pfs[A].num_vfs, node.pfs[A].autoprobe) == (3, True)
+    assert not ledger.owns(node.pfs[A], node.made)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_vfs_that_could_not_be_taken_back_are_ours(tmp_path, number):
+    node = node_of(0)
+    ledger = Ledger(tmp_path, BOOT)
+    node.fail_at, node.fail_all = number, True        # all writes after those that make them
+    failures = provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}),
+                         terms=replace(FREE, ledger=ledger)).failed
+    assert any(failure.left for failure in failures)
+    assert node.pfs[A].num_vfs == 2
+    assert ledger.owns(node.pfs[A], node.made)
 
 
 def test_reset_leaves_vfs_that_pods_have(tmp_path):
@@ -495,3 +787,268 @@ def test_a_vf_that_had_no_driver_has_none_after_reset(tmp_path):
     assert ledger.records[A].before.vfs[0].driver == NO_DRIVER
     assert reset(node.executor(), FREE, ledger).problems == ()
     assert node.pfs[A].vfs[0].driver is None
+
+
+def test_a_foreign_vf_in_the_middle_of_its_makers_rebinding_is_left_alone(tmp_path):
+    node = FakeNode(replace(make_pf(A, 1), num_vfs=1, vfs=(make_vf(make_pf(A, 1), 0),)))
+    vf = node.pfs[A].vfs[0].address
+    node.overrides[vf] = "vfio-pci"
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    assert provision(node, PfState(num_vfs=1), terms=replace(FREE, ledger=ledger)).problems == ()
+    wish = PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(trust=True, vlan=9))})
+    (refused,) = provision(node, wish, terms=replace(FREE, ledger=ledger)).refused
+    assert refused.override == Override.ADOPT
+    assert (node.state(), node.log, ledger.records) == (before, [], {})
+
+
+# ---- drivers that tell less, and take less over -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reported", "unknown"), [((), "mac, vlan, trust"), (("mac", "vlan"), "trust")])
+def test_attributes_that_the_pf_does_not_report_are_refused(tmp_path, reported, unknown):
+    node = node_of(0)
+    node.reported = frozenset(reported)
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL, settings=VfSettings(mac=MAC, vlan=5, trust=True)),
+                                   1: VfState(driver=VFIO)})
+    terms = replace(FREE, ledger=ledger)
+    for _ in range(3):
+        (refused,) = provision(node, wish, terms=terms).refused
+        assert refused.message == (f"cannot set {unknown} for VF {node.pfs[A].vfs[0].address}: its PF's driver igb "
+                                   "does not report what it enforces")
+        assert refused.override is None
+    assert [vf.driver for vf in node.pfs[A].vfs] == [None, "vfio-pci"]       # not handed out without its VLAN
+    assert sum(operation in ("probe", "unbind") for operation, _ in node.log) == 1
+    assert ledger.records[A].last_good is None
+
+
+def test_a_driver_that_takes_no_mac_over_is_bound_once(tmp_path):
+    node = node_of(1)
+    node.takes_mac = False
+    before = node.pfs[A].vfs
+    (problem,) = provision(node, PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(mac=MAC))})).problems
+    assert problem == (f"cannot bind VF {before[0].address} to kernel (now igbvf): it was bound once, and that "
+                       f"would be so again; its netdev has MAC {before[0].link.mac}")
+    assert [operation for operation, _ in node.log] == ["vf", "override", "unbind", "probe"]
+    assert node.pfs[A].vfs == before
+
+
+def test_a_netdev_that_comes_after_its_driver_probed(tmp_path):
+    """It is waited for: without it the VF looks like one in a pod, that nothing is done to."""
+    node = node_of(0)
+    node.netdevs_come = "late"
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL, mtu=9000, settings=VfSettings(mac=MAC, vlan=5)),
+                                   1: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=replace(FREE, ledger=ledger)).problems == ()
+    link = node.pfs[A].vfs[0].link
+    assert link is not None
+    assert (link.mtu, link.mac, ledger.records[A].last_good) == (9000, MAC, wish)
+    assert remains(node, wish) == ()
+
+
+def test_a_netdev_that_never_comes_is_named_and_stops_no_other(tmp_path):
+    node = node_of(0)
+    node.netdevs_come = "never"
+    ledger = Ledger(tmp_path, BOOT)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    (problem,) = provision(node, wish, terms=replace(FREE, ledger=ledger)).problems
+    assert problem.startswith(f"cannot bind VF {node.pfs[A].vfs[0].address} to kernel (now none): igbvf has it, "
+                              "but made no netdev in 0 s (hint: ")
+    assert [vf.driver for vf in node.pfs[A].vfs] == [None, "vfio-pci"]
+    assert ledger.records[A].last_good is None
+
+
+def test_a_pf_that_is_down_is_set_up_before_its_vfs_are_probed(tmp_path):
+    """Not only new ones; and a reset sets it down again, after their drivers have asked it."""
+    node = node_of(2)
+    node.settings[node.pfs[A].vfs[0].address] = replace(node.settings[node.pfs[A].vfs[0].address], mac=MAC)
+    node.unbind(node.pfs[A].vfs[0].address)
+    node.probe(node.pfs[A].vfs[0].address)
+    node.change(100, {"up": False})
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FORCED, ledger=ledger)
+    wish = PfState(num_vfs=2, vfs={1: VfState(settings=VfSettings(mac=MacAddress("02:00:00:00:09:02")))})
+    assert remains(node, wish, terms=terms)[0] == f"set PF ens1 ({A}) up"
+    assert provision(node, wish, terms=terms).problems == ()
+    assert node.pfs[A].vfs[1].link.mac == "02:00:00:00:09:02"
+    assert provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)}), terms=terms).problems == ()
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    assert node.state() == before
+
+
+def test_vfs_for_user_space_need_no_pf_that_is_up():
+    node = node_of(2)
+    node.change(100, {"up": False})
+    assert provision(node, PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})).problems == ()
+    assert not node.pfs[A].link.up
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("wish", [PfState(num_vfs=2, mtu=9000, eswitch="switchdev"),
+                                  PfState(num_vfs=0, mtu=4000, eswitch="switchdev"),
+                                  PfState(num_vfs=2, eswitch="switchdev")])
+def test_an_eswitch_mode_that_comes_with_another_netdev(tmp_path, wish, count):
+    """Its MTU is as wanted, or as it was, and it is up as it was; also after a reset, and where a step fails."""
+    def begin():
+        node = node_of(count)
+        node.change(100, {"mtu": 9000})
+        node.eswitch = "no VFs, another netdev"
+        return node, replace(node.pfs[A].link, index=0)
+
+    node, before = begin()
+    ledger = Ledger(tmp_path, BOOT)
+    assert provision(node, wish, terms=replace(FORCED, ledger=ledger)).problems == ()
+    link = node.pfs[A].link
+    assert (node.pfs[A].num_vfs, node.pfs[A].eswitch) == (wish.num_vfs, "switchdev")
+    assert (link.mtu, link.up) == (wish.mtu or 9000, True)
+    writes = len(node.log)
+    assert provision(node, wish, terms=replace(FORCED, ledger=ledger)).done == ()
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    pf = node.pfs[A]
+    assert (replace(pf.link, index=0), pf.eswitch, pf.num_vfs) == (before, "legacy", count)
+    for number in range(writes):
+        node, before = begin()
+        node.fail_at = number
+        report = provision(node, wish, terms=FORCED)
+        assert all(failure.left == () for failure in report.failed)
+        if node.pfs[A].eswitch == "legacy":
+            assert (replace(node.pfs[A].link, index=0), node.pfs[A].num_vfs) == (before, count)
+
+
+@pytest.mark.parametrize("autoprobe", [True, False])
+def test_a_driver_that_wants_vfs_before_another_eswitch_mode(autoprobe):
+    node = begin(0, autoprobe)
+    node.eswitch = "VFs"
+    wish = PfState(num_vfs=2, eswitch="switchdev", vfs={0: VfState(driver=KERNEL), 1: VfState(driver=VFIO)})
+    report = provision(node, wish)
+    assert report.problems == ()
+    assert [operation for operation, _ in node.log if operation in ("numvfs", "eswitch", "probe")] == [
+        "numvfs", "eswitch", "probe", "probe"]
+    pf = node.pfs[A]
+    assert (pf.eswitch, pf.autoprobe) == ("switchdev", autoprobe)
+    assert [vf.driver for vf in pf.vfs] == ["igbvf", "vfio-pci"]
+    node = begin(0, autoprobe)
+    node.eswitch = "VFs"
+    before = node.state()
+    (problem,) = provision(node, PfState(num_vfs=0, eswitch="switchdev")).problems
+    assert problem == f"cannot set eswitch mode switchdev on PF ens1 ({A}) (now legacy): eswitch: EPERM"
+    assert node.state() == before
+
+
+@pytest.mark.parametrize(("times", "fails"), [(3, False), (1000, True)])
+def test_a_vf_that_is_still_in_its_reset_is_waited_for(monkeypatch, times, fails):
+    monkeypatch.setattr("sriov.provision.executor._RESET_PATIENCE", 0.2)
+    monkeypatch.setattr("sriov.provision.executor._RESET_PAUSE", 0.001)
+    node = node_of(1)
+    node.in_reset = times
+    report = provision(node, PfState(num_vfs=1, vfs={0: VfState(settings=VfSettings(vlan=5))}))
+    assert bool(report.problems) == fails
+    assert (node.settings[node.pfs[A].vfs[0].address].vlan == 5) != fails
+
+
+def test_vfs_are_adopted_once_for_this_boot_though_nothing_is_to_be_changed(tmp_path):
+    node = node_of(2)
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    adopting = replace(FREE, ledger=ledger, overrides={Override.ADOPT})
+    assert provision(node, PfState(num_vfs=2), terms=adopting).done == ()
+    assert (node.state(), node.log) == (before, [])
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO)})
+    assert provision(node, wish, terms=replace(FREE, ledger=Ledger(tmp_path, BOOT))).problems == ()
+    assert reset(node.executor(), FREE, Ledger(tmp_path, BOOT)).problems == ()
+    assert node.state() == before
+    assert Ledger(tmp_path, BOOT).records == {}
+
+
+@pytest.mark.parametrize(("driver", "made"), [("pci-pf-stub", 2), ("igb", 0)])
+def test_a_pf_that_never_has_a_netdev(driver, made):
+    """Of another driver's PF without one, the netdev is in a pod, where VFs would interrupt it."""
+    node = node_of(0, driver=driver, eswitch=None, link=None)
+    wish = PfState(num_vfs=2, vfs={0: VfState(driver=VFIO), 1: VfState(driver=KERNEL)})
+    problems = provision(node, wish).problems
+    assert node.pfs[A].num_vfs == made
+    assert [vf.driver for vf in node.pfs[A].vfs] == ["vfio-pci", "igbvf"][:made]
+    assert bool(problems) == (made == 0)
+
+
+def test_what_only_a_netdev_has_is_refused_where_there_is_none():
+    node = node_of(0, driver="pci-pf-stub", eswitch=None, link=None)
+    (refused,) = provision(node, PfState(num_vfs=2, mtu=9000)).refused
+    assert refused.message == f"mtu 9000 on PF {A}: it has no netdev on the host"
+    assert node.pfs[A].num_vfs == 2
+
+
+AD = 0x88A8
+
+
+@pytest.mark.parametrize("wish", [
+    VfState(settings=each) for each in (
+        VfSettings(vlan=9), VfSettings(vlan=0), VfSettings(vlan_qos=3), VfSettings(vlan=5, vlan_proto=0x8100),
+        VfSettings(trust=True))])
+def test_a_tag_of_a_provider_comes_back_as_it_was(tmp_path, wish):
+    """802.1ad: after a reset, and where VFs that had to go are made again."""
+    node = node_of(1)
+    vf = node.pfs[A].vfs[0].address
+    node.settings[vf] = replace(node.settings[vf], vlan=5, vlan_proto=AD)
+    before = node.state()
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FORCED, ledger=ledger)
+    assert provision(node, PfState(num_vfs=1, vfs={0: wish}), terms=terms).problems == ()
+    wanted = wish.settings
+    kept = wanted.vlan is None
+    assert node.settings[vf].vlan == (5 if kept else wanted.vlan)
+    assert node.settings[vf].vlan_proto == (AD if kept else 0x8100)
+    assert reset(node.executor(), FREE, ledger).problems == ()
+    assert node.state() == before
+    node.fail_at = len(node.log) + 3
+    (failure,) = provision(node, PfState(num_vfs=2), terms=FORCED).failed
+    assert failure.left == ()
+    assert node.settings[vf] == replace(fakenode.FRESH, vlan=5, vlan_proto=AD)
+
+
+# ---- PFs that a file does not speak of any more -----------------------------------------------------------
+
+
+def pool_file(*numbers):
+    entries = "".join(f"  - {{match: {{name: ens{number}}}, numVfs: 2}}\n" for number in numbers)
+    return parse_pool_file(f"apiVersion: vfpool.io/v1alpha1\nkind: PoolFile\n"
+                           f"physicalFunctions:\n{entries}", "pools.yaml")
+
+
+def test_a_pf_that_left_the_file_is_told_of_and_comes_back_at_no_boot(tmp_path):
+    node = node_of(0, 0)
+    ledger = Ledger(tmp_path, BOOT)
+    terms = replace(FREE, ledger=ledger)
+    assert apply_pool_file(node.executor(), pool_file(1, 2), terms).problems == ()
+    assert list(find_abandoned(node.host(), pool_file(1, 2), ledger)) == []
+    after = node.state()
+    assert apply_pool_file(node.executor(), pool_file(1), terms).problems == ()
+    assert node.state() == after                                # nobody asked for its VFs to go
+    assert list(find_abandoned(node.host(), pool_file(1), Ledger(tmp_path, BOOT))) == [
+        f"PF ens2 ({B}) is as vfpool made it, and no entry matches it (hint: vfpool reset ens2 undoes that)"]
+    booted = node_of(0, 0)
+    assert apply_last_good(booted.executor(), FREE, Ledger(tmp_path, BOOT)).problems == ()
+    assert [pf.num_vfs for pf in booted.pfs.values()] == [2, 0]
+    assert reset(node.executor(), FREE, Ledger(tmp_path, BOOT), ["ens2"]).problems == ()
+    assert [pf.num_vfs for pf in node.pfs.values()] == [2, 0]
+    assert set(Ledger(tmp_path, BOOT).records) == {A}
+    with pytest.raises(InputError, match="got 'ens3'"):
+        reset(node.executor(), FREE, Ledger(tmp_path, BOOT), ["ens3"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_vfs_that_there_is_no_room_for(number):
+    node = node_of(0)
+
+    def fail(pf, count):
+        raise HostError(f"cannot set {count} VFs", errno=number)
+
+    node.write_num_vfs = fail
+    before = node.state()
+    (problem,) = provision(node, PfState(num_vfs=2)).problems
+    assert problem == (f"cannot make 2 VFs on PF ens1 ({A}): cannot set 2 VFs: {errno.errorcode[number]} (hint: "
+                       "bus numbers or addresses (MMIO) are short: vfpool explain says which, and what to do)")
+    assert node.state() == before

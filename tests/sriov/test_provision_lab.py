@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,24 +70,32 @@ def states(pfs: tuple[PhysicalFunction, ...]) -> list[PfState]:
     return [state_of(pf) for pf in pfs]
 
 
+def check_mixed(before: tuple[PhysicalFunction, ...], count: int) -> None:
+    """All that MIXED says of these PFs is so, and all else of them is as ever."""
+    executor, now = Executor(Sysfs()), node.pfs()
+    assert [pf.address for pf in now] == [pf.address for pf in before]
+    for was, pf in zip(before, now, strict=True):
+        assert pf.link is not None
+        assert was.link is not None
+        assert (pf.num_vfs, pf.link.mtu, pf.link.up, pf.autoprobe) == (count, 2000, True, True)
+        assert [vf.driver for vf in pf.vfs] == ["igbvf", "vfio-pci", *["igbvf"] * (count - 2)]
+        settings = executor.read_settings(pf)
+        for vf in pf.vfs:
+            assert settings[vf.address].mac == derive_mac(was.link.mac, vf.index)
+            if vf.index != 1:
+                assert vf.link is not None
+                assert (vf.link.mac, vf.link.mtu) == (settings[vf.address].mac, 1400)
+                assert (settings[vf.address].vlan, settings[vf.address].trust) == (7, True)
+                assert settings[vf.address].spoofchk is False
+
+
 def test_mixed_drivers_on_all_pfs_and_back(pfs: tuple[PhysicalFunction, ...], tmp_path: Path) -> None:
     before = states(pfs)
     ledger = Ledger(tmp_path, "boot")
     terms = replace(FREE, ledger=ledger)
     executor = Executor(Sysfs())
     assert apply_pool_file(executor, mixed(), terms).problems == ()
-    for pf in node.pfs():
-        was = next(each for each in pfs if each.address == pf.address)
-        assert pf.link is not None
-        assert was.link is not None
-        assert (pf.num_vfs, pf.link.mtu, pf.link.up, pf.autoprobe) == (COUNT, 2000, True, True)
-        assert [vf.driver for vf in pf.vfs] == ["igbvf", "vfio-pci", "igbvf", "igbvf"]
-        settings = executor.read_settings(pf)
-        for vf in pf.vfs:
-            assert settings[vf.address].mac == derive_mac(was.link.mac, vf.index)
-            if vf.link is not None:
-                assert (vf.link.mac, vf.link.mtu) == (settings[vf.address].mac, 1400)
-                assert (settings[vf.address].vlan, settings[vf.address].spoofchk) == (7, False)
+    check_mixed(pfs, COUNT)
     after = states(pfs)
     host = executor.look()
     assert plan_jobs(executor, pool_file_jobs(host, mixed()), terms).describe() == ()
@@ -113,18 +121,52 @@ def test_another_number_by_its_override(pfs: tuple[PhysicalFunction, ...]) -> No
     assert len(state_of(pf).vfs) == 4
 
 
-def test_the_port_of_a_bridge_is_left_alone(pfs: tuple[PhysicalFunction, ...]) -> None:
-    pf = pfs[0]
-    assert pf.link is not None
-    try:
-        node.run("ip", "link", "add", "tie0", "type", "bridge")
-        node.run("ip", "link", "set", pf.link.name, "master", "tie0")
-        (refused,) = apply_pool_file(Executor(Sysfs()), mixed(pf.address), FREE).refused
-        assert refused.override == Override.TIED
-        assert "port of tie0 (bridge)" in str(refused)
-        assert state_of(pf).num_vfs == 0
-    finally:
-        subprocess.run(["ip", "link", "del", "tie0"], check=False)
+TIES = {
+    "port of a bridge": ("port of tie0 (bridge)", [
+        "link add tie0 type bridge", "link set {pf} master tie0"]),
+    "port of a bond": ("port of tie0 (bond)", [
+        "link add tie0 type bond", "link set {pf} down", "link set {pf} master tie0"]),
+    "port of a team": ("port of tie0 (team)", [
+        "link add tie0 type team", "link set {pf} down", "link set {pf} master tie0"]),
+    "default route": ("carries the default route", [
+        "addr add 192.0.2.5/24 dev {pf}", "link set {pf} up", "route add default via 192.0.2.1"]),
+    "IPv6 default route": ("carries the IPv6 default route", [
+        "addr add 2001:db8::5/64 dev {pf} nodad", "link set {pf} up",
+        "-6 route add default via 2001:db8::1 metric 512"]),      # the lab's way in may have one, of metric 1024
+    "address of a VLAN": ("has address 192.0.2.5/24 (via tie0)", [
+        "link add tie0 link {pf} type vlan id 5", "addr add 192.0.2.5/24 dev tie0"]),
+    "default route of a VLAN of a bond": ("carries the default route (via tie0.5)", [
+        "link add tie0 type bond", "link set {pf} down", "link set {pf} master tie0",
+        "link add tie0.5 link tie0 type vlan id 5", "link set tie0 up", "link set tie0.5 up",
+        "route add default dev tie0.5"]),
+    "default route over two NICs": ("carries the default route", [
+        "addr add 192.0.2.5/24 dev {pf}", "addr add 198.51.100.5/24 dev {other}", "link set {pf} up",
+        "link set {other} up",
+        "route add default nexthop via 198.51.100.1 dev {other} nexthop via 192.0.2.1 dev {pf}"]),
+}
+
+
+@pytest.fixture
+def run_ip(pfs: tuple[PhysicalFunction, ...]) -> Iterator[Callable[[str], str]]:
+    """Runs `ip`, with the names of two PFs; what it made of them is undone."""
+    names = [node.netdev_name(pf) for pf in pfs[:2]]
+    yield lambda line: node.run("ip", *line.format(pf=names[0], other=names[1]).split())
+    subprocess.run(["ip", "link", "del", "tie0"], check=False, capture_output=True)
+    for name in names:
+        node.run("ip", "link", "set", name, "down")
+        node.run("ip", "addr", "flush", "dev", name)
+
+
+@pytest.mark.parametrize(("tie", "lines"), TIES.values(), ids=TIES)
+def test_a_pf_that_the_node_needs_is_left_alone(
+        pfs: tuple[PhysicalFunction, ...], run_ip: Callable[[str], str], tie: str, lines: list[str]) -> None:
+    for line in lines:
+        run_ip(line)
+    before = state_of(pfs[0])
+    (refused,) = apply_pool_file(Executor(Sysfs()), mixed(pfs[0].address), FREE).refused
+    assert refused.override == Override.TIED
+    assert tie in str(refused)
+    assert state_of(pfs[0]) == before
 
 
 def test_igb_has_no_eswitch(pfs: tuple[PhysicalFunction, ...]) -> None:

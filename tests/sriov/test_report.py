@@ -37,7 +37,7 @@ def test_host_table(tmp_path):
 PCI ADDRESS     VF   NETDEV      IDS        DRIVER    NUMA  IOMMU  MAC                MTU   LINK
 0000:3b:00.0    4/7  ens1f0      8086:10c9  igb       1     0      02:00:00:00:00:02  1500  up
   0000:3b:02.0  0    ens1f0v0    8086:10ca  igbvf     1     1      02:00:00:00:00:03  1500  up
-  0000:3b:02.1  1    (in a pod)  8086:10ca  igbvf     1     2      -                  -     -
+  0000:3b:02.1  1    (not here)  8086:10ca  igbvf     1     2      -                  -     -
   0000:3b:02.2  2    -           8086:10ca  -         1     3      -                  -     -
   0000:3b:02.3  3    -           8086:10ca  vfio-pci  1     4      -                  -     -
 """
@@ -91,9 +91,9 @@ def test_documents_of_each_kind_of_nic(tmp_path, kind):
     (pf,) = json.loads(json.dumps(host_document(host)))["physicalFunctions"]
     assert (pf["netdev"]["name"], pf["netdev"]["kind"]) == ("ens1f0", "ether")
     assert pf["path"] == ["0000:3b:00.0"]
-    assert [vf["inPod"] for vf in pf["virtualFunctions"]] == [False, True]
+    assert [vf["netdevElsewhere"] for vf in pf["virtualFunctions"]] == [False, True]
     assert bool(pf["rdma"]) == NICS[kind].get("rdma", False)
-    assert {key for vf in pf["virtualFunctions"] for key in vf} - set(pf) == {"index", "inPod"}
+    assert {key for vf in pf["virtualFunctions"] for key in vf} - set(pf) == {"index", "netdevElsewhere"}
 
 
 def widest(function):
@@ -152,7 +152,7 @@ a/none    0    0
 
 PCI ADDRESS   PF      VF  RESOURCE, OR WHY NOT
 0000:3b:02.0  ens1f0  0   a/kernel
-0000:3b:02.1  ens1f0  1   a/kernel (in a pod)
+0000:3b:02.1  ens1f0  1   a/kernel (netdev elsewhere)
 0000:3b:02.2  ens1f0  2   a/kernel, not healthy: no driver is bound
 0000:3b:02.3  ens1f0  3   no pool selects it; nearest is a/kernel: vfs 0-2 has no 3
 """
@@ -164,7 +164,7 @@ def test_documents_hold_everything(tmp_path):
     assert document["unreadable"] == ["x"]
     (pf,) = document["physicalFunctions"]
     assert (pf["address"], pf["numVfs"], pf["totalVfs"], pf["netdev"]["name"]) == ("0000:3b:00.0", 4, 7, "ens1f0")
-    assert [(vf["index"], vf["driver"], vf["inPod"], vf["netdev"] and vf["netdev"]["name"])
+    assert [(vf["index"], vf["driver"], vf["netdevElsewhere"], vf["netdev"] and vf["netdev"]["name"])
             for vf in pf["virtualFunctions"]] == [
         (0, "igbvf", False, "ens1f0v0"), (1, "igbvf", True, None), (2, None, False, None),
         (3, "vfio-pci", False, None)]
@@ -186,4 +186,4 @@ def test_documents_name_every_field_of_the_model(tmp_path):
              "vfio_device": "vfioDevice", "last_link": "lastNetdev", "firmware_package": "firmwarePackage"}
     assert {known.get(name, name) for name in PhysicalFunction.__dataclass_fields__} == set(pf)
     vf_fields = {known.get(name, name) for name in VirtualFunction.__dataclass_fields__} - {"pf"}
-    assert vf_fields | {"inPod"} == set(pf["virtualFunctions"][0])
+    assert vf_fields | {"netdevElsewhere"} == set(pf["virtualFunctions"][0])

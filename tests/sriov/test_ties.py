@@ -1,5 +1,6 @@
 """What ties a NIC down, in tables of links, addresses and routes; then joined with a synthetic host."""
 
+from dataclasses import replace
 from ipaddress import ip_interface
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from sriov.errors import HostError
 from sriov.host.discovery import add_devlink, add_ties
-from sriov.host.routes import MAIN_TABLE, Address, DefaultRoute
+from sriov.host.routes import MAIN_TABLE, Address, Route
 from sriov.host.sysfs import Sysfs
 from sriov.host.ties import find_ties
 from sriov.model import Link
@@ -28,8 +29,8 @@ def address(index, text):
     return Address(index=index, address=ip_interface(text))
 
 
-def route(*links, version=4, table=MAIN_TABLE):
-    return DefaultRoute(version=version, links=links, table=table)
+def route(*links, version=4, table=MAIN_TABLE, prefix=0):
+    return Route(version=version, links=links, table=table, prefix=prefix)
 
 
 def bond(**fields):
@@ -48,6 +49,10 @@ def bond(**fields):
                  ("carries the default route", "carries the IPv6 default route"), id="two metrics say one thing"),
     pytest.param([link(NIC, "eth0")], [], [route(NIC, table=100)], ("carries the default route of table 100",),
                  id="policy routing"),
+    pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [], [route(NIC, NIC2, prefix=24), route(NIC2, prefix=8)],
+                 ("carries a route",), id="a route to somewhere"),
+    pytest.param([link(NIC, "eth0")], [], [route(NIC), *[route(NIC, prefix=24)] * 3],
+                 ("carries the default route", "carries 3 routes"), id="routes to somewhere"),
     pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [], [route(NIC2, NIC)], ("carries the default route",),
                  id="multipath"),
     pytest.param([link(NIC, "eth0"), link(NIC2, "eth1")], [address(NIC2, "192.0.2.1/24")], [route(NIC2)], (),
@@ -121,7 +126,7 @@ class Tables:
     def dump_addresses(self):
         return self.addresses
 
-    def dump_default_routes(self):
+    def dump_routes(self):
         if self.error:
             raise self.error
         return self.routes
@@ -151,6 +156,17 @@ def test_ties_of_pfs_vfs_and_plain_nics(tree):
         ("has address 192.0.2.1/24",), (), (), ("carries the default route",), (), (),
         ("carries the IPv6 default route",)]
     assert host.unreadable == ()
+
+
+def test_what_nobody_gave_a_vf_for_good_does_not_tie_it(tree):
+    """A DHCP server's address, and a route to somewhere; a PF is tied by those all the same."""
+    tree.add(Pf(PF, "ens1f0", num_vfs=2))
+    names = ("ens1f0", "ens1f0v0", "ens1f0v1")
+    given = [replace(address(index_of(tree, name), f"192.0.2.{n}/24"), lasting=name == "ens1f0v1")
+             for n, name in enumerate(names)]
+    host = look(tree, Tables(given, [route(index_of(tree, name), prefix=16) for name in names[:2]]))
+    assert [function.ties for function in (*host.pfs, *host.vfs)] == [
+        ("carries a route", "has address 192.0.2.0/24"), (), ("has address 192.0.2.2/24",)]
 
 
 def test_a_representor_ties_its_pf_not(tree):

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sriov.host.discovery import discover
 from sriov.host.sysfs import Sysfs
 from sriov.model import PhysicalFunction, VirtualFunction
-from sriov.provision.apply import scan_host
 
 SHIM = Path(__file__).parents[2] / "cni/shim/vfpool"
 CNI_PATH = "/usr/lib/cni"
@@ -66,7 +66,7 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
 
 
 def pfs() -> tuple[PhysicalFunction, ...]:
-    return scan_host(Sysfs()).pfs
+    return discover(Sysfs()).pfs
 
 
 def make_vfs(pf: PhysicalFunction, count: int) -> tuple[VirtualFunction, ...]:
@@ -94,7 +94,7 @@ def wait_for_carrier(pf: PhysicalFunction) -> None:
 
 
 def _vfs(pf: PhysicalFunction) -> tuple[VirtualFunction, ...]:
-    found = scan_host(Sysfs()).find_pf(pf.address)
+    found = discover(Sysfs()).find_pf(pf.address)
     assert found is not None
     return found.vfs
 
@@ -225,7 +225,8 @@ class Agent:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._runner, sys.executable, *self._program, "--pool-file", str(self.root / "pools.yaml"),
-                 "--state-dir", str(self.state), "--socket", str(self.socket), "--kubelet-dir", str(self.kubelet),
+                 "--state-dir", str(self.state), "--socket", str(self.socket),
+                 "--status-socket", str(self.root / "status.sock"), "--kubelet-dir", str(self.kubelet),
                  "--device-info-dir", str(self.root / "devinfo"), "--log-level", self._log_level],
                 stdout=log, stderr=log, env={**os.environ, **env},
             )

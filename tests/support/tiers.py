@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from tests.e2e.gobuild import find_go_fault
 from tests.lab import host
 
 TIERS = ("kernel", "lab", "e2e")    # also the names of the markers
@@ -22,8 +23,7 @@ def unavailable(tier: str) -> str | None:
         case "lab":
             return host.unavailable()
         case "e2e":
-            go = "the e2e tier needs Go (no go on PATH)" if host.find_program("go") is None else None
-            return host.unavailable() or go
+            return host.unavailable() or find_go_fault()
         case _:
             raise ValueError(f"expected a tier of {', '.join(TIERS)}, got {tier!r}")
 

@@ -154,6 +154,12 @@ class Tree:
         else:
             path.write_text("")
 
+    def set_noiommu(self, value: str) -> None:
+        """As vfio shows its parameter once it is loaded, Y or N."""
+        folder = self.root / "module/vfio/parameters"
+        folder.mkdir(parents=True)
+        self._write(folder, {"enable_unsafe_noiommu_mode": value})
+
     def unplug(self, address: str) -> None:
         """The device goes; a link that points to it stays behind, as seen by a scan in the middle."""
         shutil.rmtree(self.path(address).resolve())

@@ -1,0 +1,60 @@
+"""What the kernel says of PCI functions and netdevs: hints that something changed, which is then read anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sriov.host.netlink import LinkEvents
+from sriov.host.udev import Uevents
+
+NETDEV_REST = 2.0          # seconds from a scan that a netdev's event asked for to the next
+
+
+class KernelWatch:
+    """Calls `changed` on kernel uevents and link messages, on the event loop, for as long as the context lasts.
+
+    A PCI function that comes, goes, or changes its driver matters at once. A netdev that moves or is set up
+    says nothing about a VF's health, and each ADD and DEL makes several such events: after the first, the next
+    is looked at NETDEV_REST later.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._changed = changed
+        self._pci = Uevents("pci")
+        self._netdevs = Uevents("net")
+        self._links = LinkEvents()
+        self._due: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._loop.add_reader(self._pci.fileno(), self._on_pci)
+        self._listen()
+
+    def __exit__(self, *_: object) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        for source in (self._pci, self._netdevs, self._links):
+            self._loop.remove_reader(source.fileno())
+        self._links.close()
+
+    def _on_pci(self) -> None:
+        if self._pci.drain():
+            self._changed()
+
+    def _listen(self) -> None:
+        for source in (self._netdevs, self._links):
+            source.drain()
+            self._loop.add_reader(source.fileno(), self._rest)
+
+    def _rest(self) -> None:
+        if not any(source.drain() for source in (self._netdevs, self._links)):
+            return
+        for source in (self._netdevs, self._links):
+            self._loop.remove_reader(source.fileno())
+        self._due = self._loop.call_later(NETDEV_REST, self._fire)
+        self._changed()
+
+    def _fire(self) -> None:
+        self._listen()
+        self._changed()

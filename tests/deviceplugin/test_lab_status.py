@@ -1,0 +1,114 @@
+"""`vfpool status` as an admin calls it, of an agent with real VFs: well, with a pod, ill, stopped, killed, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sriov.host.sysfs import Sysfs
+from tests.support.kubelet import Kubelet
+from tests.support.node import Agent, Cni, config, netns, pfs, wait_for
+
+pytestmark = pytest.mark.lab
+
+POOLS = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+physicalFunctions:
+  - match: {numaNode: 0}
+    numVfs: 3
+pools:
+  - resource: sriov
+    select: [{pf: {numaNode: 0}}]
+    driver: kernel
+"""
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    with tempfile.TemporaryDirectory() as root:      # short: a unix socket's path has 107 characters
+        agent = Agent(Path(root), POOLS)
+        yield agent
+        agent.kill()
+    for pf in pfs():
+        Sysfs().write_num_vfs(pf.address, 0)
+
+
+def ask(agent: Agent, *argv: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, "-m", "sriov", "status", "--socket", agent.root / "status.sock", *argv],
+                          capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def pid_of(agent: Agent) -> int:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(agent.socket))
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
+
+
+def test_status_of_a_node(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=a")
+
+    async def run() -> None:
+        async with Kubelet(agent.kubelet) as kubelet:
+            await asyncio.to_thread(agent.start)
+            await kubelet.wait_allocatable("intel.com/sriov", 3, timeout=PATIENCE)
+            await asyncio.to_thread(check)
+
+    def check() -> None:
+        wait_for("the status", lambda: ask(agent)[0] == 0)
+        (pf,) = (pf for pf in pfs() if pf.numa_node == 0)
+        first, second, _third = pf.vfs
+        status, out, err = ask(agent)
+        assert (status, err) == (0, "")
+        assert "all is well\n" in out
+        assert out.count(" free\n") == 3
+        with netns() as path:
+            cni, conf = Cni(agent.socket), config(first.address)
+            cni.add(conf, "c1", path)
+            wait_for("the status", lambda: json.loads(ask(agent, "-o", "json")[1])["resources"][0]["counts"]
+                     == {"vfs": 3, "healthy": 3, "inPods": 1})
+            status, out, err = ask(agent)
+            assert (status, err, out.count(" free\n")) == (0, "", 2)
+            assert "pod default/a, net1 of network net\n" in out
+            cni.delete(conf, "c1", path)
+        Sysfs().unbind(second.address)
+        wait_for("the status", lambda: ask(agent)[0] == 1)
+        _, out, _ = ask(agent)
+        assert f"! intel.com/sriov: VF {second.address} is not healthy: no driver is bound\n" in out
+        assert out.count(" free\n") == 2
+
+    asyncio.run(run())
+
+
+def test_an_agent_that_does_not_answer(agent: Agent) -> None:
+    agent.start()
+    wait_for("the status socket", (agent.root / "status.sock").exists)
+    pid = pid_of(agent)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        status, out, err = ask(agent)
+        assert (status, out) == (1, "")
+        assert "it has not answered within 5 s (hint: it hangs" in err
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for("an answer", lambda: ask(agent)[1] != "")
+    agent.stop(signal.SIGKILL)
+    assert "nobody serves this socket, the agent that made it has ended" in ask(agent)[2]
+    agent.start()
+    wait_for("an answer", lambda: ask(agent)[1] != "")
+    assert agent.stop() == 0
+    assert "there is no such socket" in ask(agent)[2]
