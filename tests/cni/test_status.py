@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from cni.attach import Attachments
 from cni.invocation import Invocation
@@ -48,6 +49,13 @@ def test_a_pf_that_has_no_netdev_has_no_carrier_to_look_at(tmp_path):
     tree = Tree(tmp_path).add(Pf(ONE, None, num_vfs=2, driver="vfio-pci")).add(Pf(TWO, "ens2f0", num_vfs=1))
     links = [dataclasses.replace(link, carrier=False) for link in tree.links]
     raise_if_unfit(Sysfs(tree.root).scan(links))
+
+
+def test_two_calls_may_try_the_state_folder_at_once(tmp_path):
+    with opened(tmp_path / "state") as store, ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(store.check_writable) for _ in range(200)]:
+            done.result()
+    assert sorted((tmp_path / "state/vfs").iterdir()) == []
 
 
 def test_a_state_folder_that_takes_no_record(tmp_path):
