@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
@@ -23,6 +24,12 @@ class RoutingTables(Protocol):
     def dump_routes(self) -> tuple[Route, ...]: ...
 
 
+class LinkTables(RoutingTables, Protocol):
+    """What `Links` dumps."""
+
+    def dump(self) -> tuple[Link, ...]: ...
+
+
 class DevlinkFacts(Protocol):
     """What `Devlink` tells of a PF."""
 
@@ -36,17 +43,19 @@ class Packages(Protocol):
     def recall(self, pf: PhysicalFunction, ask: Callable[[PciAddress], str | None]) -> str | None: ...
 
 
-def discover(sysfs: Sysfs, packages: Packages | None = None) -> Host:
+def discover(sysfs: Sysfs, packages: Packages | None = None, *,
+             open_links: Callable[[], AbstractContextManager[LinkTables]] = Links.open,
+             open_devlink: Callable[[], AbstractContextManager[DevlinkFacts]] = Devlink.open) -> Host:
     """The host of the calling thread's network namespace, which must be the one that `sysfs` shows.
 
     `packages` may know firmware packages from an earlier look; None: each driver is asked.
     Raises HostError where its links cannot be listed; what else cannot be read is named in `Host.unreadable`.
     """
-    with Links.open() as links:
+    with open_links() as links:
         dumped = links.dump()
         host = add_ties(sysfs.scan(dumped), dumped, links)
     try:
-        with Devlink.open() as devlink:
+        with open_devlink() as devlink:
             return add_devlink(host, devlink, packages)
     except HostError as error:
         return _with_unreadable(host, [str(error)])

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.devlink import Devlink
-from sriov.host.discovery import DevlinkFacts, RoutingTables, add_devlink, add_ties
+from sriov.host.discovery import DevlinkFacts, LinkTables, discover
 from sriov.host.netlink import LinkEvents, Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, is_userspace
@@ -56,10 +56,9 @@ def choose_none(_: PhysicalFunction) -> Mapping[PciAddress, Driver]:
     return {}
 
 
-class LinkChanges(RoutingTables, Protocol):
+class LinkChanges(LinkTables, Protocol):
     """What `Links` does for steps."""
 
-    def dump(self) -> tuple[Link, ...]: ...
     def find(self, key: int | str) -> Link | None: ...
     def change(self, index: int, what: str, *, mtu: int | None = None, up: bool | None = None) -> None: ...
     def vf_settings(self, pf_index: int) -> dict[int, VfSettings]: ...
@@ -105,14 +104,7 @@ class Executor:
 
     def look(self) -> Host:
         """One look at the node, as `sriov.host.discovery`."""
-        with self._open_links() as links:
-            dumped = links.dump()
-            host = add_ties(self._sysfs.scan(dumped), dumped, links)
-        try:
-            with self._open_devlink() as devlink:
-                return add_devlink(host, devlink)
-        except HostError as error:
-            return replace(host, unreadable=tuple(sorted({*host.unreadable, str(error)})))
+        return discover(self._sysfs, open_links=self._open_links, open_devlink=self._open_devlink)
 
     def look_again(self, pf: PhysicalFunction) -> PhysicalFunction:
         """The PF as it is now; what ties it and its VFs down, and its firmware, as they were."""

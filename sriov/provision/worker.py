@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # VFs are made, get their drivers, their netdevs what only a netdev can have, and the PF may be set down again.
 _ROUNDS = 4
 
+
 class Worker:
     """One PF's way from how it is to what is wanted."""
 

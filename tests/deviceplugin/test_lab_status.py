@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
-import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sriov.host.sysfs import Sysfs
+from tests.deviceplugin.asking import ask, check_silence
 from tests.support.kubelet import Kubelet
 from tests.support.node import Agent, Cni, config, netns, pfs, wait_for
 
@@ -44,19 +39,6 @@ def agent() -> Iterator[Agent]:
         agent.kill()
     for pf in pfs():
         Sysfs().write_num_vfs(pf.address, 0)
-
-
-def ask(agent: Agent, *argv: str) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-m", "sriov", "status", "--socket", agent.root / "status.sock", *argv],
-                          capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def pid_of(agent: Agent) -> int:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(agent.socket))
-        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid)
 
 
 def test_status_of_a_node(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,18 +79,4 @@ def test_status_of_a_node(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_agent_that_does_not_answer(agent: Agent) -> None:
     agent.start()
     wait_for("the status socket", (agent.root / "status.sock").exists)
-    pid = pid_of(agent)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        status, out, err = ask(agent)
-        assert (status, out) == (1, "")
-        assert "it has not answered within 5 s (hint: it hangs" in err
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    wait_for("an answer", lambda: ask(agent)[1] != "")
-    agent.stop(signal.SIGKILL)
-    assert "nobody serves this socket, the agent that made it has ended" in ask(agent)[2]
-    agent.start()
-    wait_for("an answer", lambda: ask(agent)[1] != "")
-    assert agent.stop() == 0
-    assert "there is no such socket" in ask(agent)[2]
+    check_silence(agent)
