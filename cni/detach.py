@@ -10,13 +10,14 @@ from functools import partial
 
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.invocation import Invocation
-from cni.ipam import ipam_delete, remember_ipam
+from cni.ipam import ipam_delete, ipam_release, remember_ipam
+from cni.leftover import Leftover
 from cni.netconf import find_ipam
-from cni.protocol import Request
+from cni.protocol import Request, find_pod
 from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
-from cni.takeover import Forerunner, Leftover
+from cni.takeover import Forerunner
 from sriov.errors import HostError, SriovError
 from sriov.pci import PciAddress
 
@@ -40,7 +41,14 @@ class Detacher:
         def free() -> None:
             self.free(ipam, request, call.timeout)
 
-        record = self._store.find_attachment(request.attachment) or self._take_over(call)
+        try:
+            record = self._store.find_attachment(request.attachment) or self._take_over(call)
+        except SriovError as error:        # sriov-cni's files are no matter of the addresses
+            try:
+                free()
+            except SriovError as unpaid:
+                error.add_note(str(unpaid))
+            raise
         if record is not None:
             with self._custody.hold(record.vf, call.deadline):
                 # While this waited, a repair or the VF's next ADD may have brought it home.
@@ -65,34 +73,49 @@ class Detacher:
         with self._custody.hold_attachment(attachment, _patience(call)):
             self._custody.pay(attachment, call.timeout)
 
-    def adopt(self, leftover: Leftover, netns_fd: int | None, call: Invocation) -> Record | None:
+    def end(self, leftover: Leftover, call: Invocation) -> None:
+        """End what sriov-cni attached without its DEL."""
+        patience = _patience(call)
+        with self._custody.hold_attachment(leftover.attachment, patience):
+            record = self._adopt(leftover, call, patience)
+            given = _remember_ipam(leftover, call.request)
+            if record is None and given is not None:
+                ipam_release(given, call.timeout)
+        if record is not None:
+            self.drop(record, call)
+
+    def _adopt(self, leftover: Leftover, call: Invocation, deadline: float) -> Record | None:
         """A record of ours for what sriov-cni attached; None where that VF is another's by now, or gone."""
-        container, ifname = leftover.attachment
-        plugin = find_ipam(call.request.config)
-        given = None if plugin is None else remember_ipam(plugin, call.request)
-        if given is not None:
-            names = {"CNI_CONTAINERID": container, "CNI_IFNAME": ifname}
-            given = dataclasses.replace(given, environment={**given.environment, **names})
-        with self._custody.hold(leftover.vf, call.deadline):
-            return self._adopt(leftover, netns_fd, given)
+        netns = call.request.netns or find_sandbox(call.request)
+        with self._custody.hold(leftover.vf, deadline), self.forerunner.hold(leftover.vf, deadline):
+            now = self.forerunner.reread(leftover)
+            if now is None:
+                return None
+            if self.forerunner.is_anothers(now, netns, call.netns_fd):
+                self.forerunner.disown(now)
+                return None
+            return self._take(now, call.netns_fd, _remember_ipam(now, call.request),
+                              find_pod(call.request.environment))
 
     def clear(self, vf: PciAddress, deadline: float) -> None:
         """Before an ADD: a VF that a dead pod of sriov-cni's had gets a record by which it is to come home.
 
         Raises Refused where a living one has it. The addresses are its DEL's, which may come yet.
         """
-        leftovers = self.forerunner.of_vf(vf)
-        if leftovers:
-            with self._custody.hold(vf, deadline):
+        if not self.forerunner.of_vf(vf):
+            return
+        with self._custody.hold(vf, deadline), self.forerunner.hold(vf, deadline):
+            for number, leftover in enumerate(self.forerunner.of_vf(vf)):
                 # The first that had it found it clean, a later one as the first had left it.
-                self._adopt(leftovers[0], None, None)
-                for other in leftovers[1:]:
-                    self.forerunner.forget(other)
+                if number == 0:
+                    self._take(leftover, None, None, "")
+                else:
+                    self.forerunner.forget(leftover)
 
-    def _adopt(self, leftover: Leftover, netns_fd: int | None, given: Delegation | None) -> Record | None:
+    def _take(self, leftover: Leftover, netns_fd: int | None, given: Delegation | None, pod: str) -> Record | None:
         record = None
         if self._store.find(leftover.vf) is None:
-            record = self.forerunner.make_record(leftover, netns_fd, given)
+            record = self.forerunner.make_record(leftover, netns_fd, given, pod)
         if record is not None:
             self._store.write(record)
         self.forerunner.forget(leftover)
@@ -107,8 +130,8 @@ class Detacher:
                 self._store.forget_owed(request.attachment)      # another plugin's is done by repair
 
     def _take_over(self, call: Invocation) -> Record | None:
-        leftover = self.forerunner.find(call.request.attachment, call.request.netns or find_sandbox(call.request))
-        return None if leftover is None else self.adopt(leftover, call.netns_fd, call)
+        leftover = self.forerunner.find(call.request.attachment, call.netns_fd)
+        return None if leftover is None else self._adopt(leftover, call, call.deadline)
 
     def _release(self, record: Record, netns_fd: int | None, free: Callable[[], None]) -> None:
         try:
@@ -124,3 +147,14 @@ class Detacher:
 def _patience(call: Invocation) -> float:
     """Until when one of many attachments is waited for: its ADD or DEL may be under way."""
     return min(call.deadline, time.monotonic() + OWNER_GRACE)
+
+
+def _remember_ipam(leftover: Leftover, request: Request) -> Delegation | None:
+    """Of a leftover that may be another attachment's by its name the addresses are left to the DEL."""
+    plugin = find_ipam(request.config)
+    if plugin is None or not leftover.certain:
+        return None
+    container, ifname = leftover.attachment
+    given = remember_ipam(plugin, request)
+    names = {"CNI_CONTAINERID": container, "CNI_IFNAME": ifname}
+    return dataclasses.replace(given, environment={**given.environment, **names})

@@ -14,7 +14,6 @@ from cni.netconf import find_ipam
 from cni.protocol import CniError, Code, show
 from cni.record import Record
 from cni.store import Attachment, Store
-from cni.takeover import Leftover
 from sriov.errors import SriovError
 
 log = logging.getLogger(__name__)
@@ -93,10 +92,4 @@ def _steps(detacher: Detacher, store: Store, call: Invocation, valid: frozenset[
     names = {"-".join(attachment) for attachment in valid}
     for leftover in detacher.forerunner.of_network(network):
         if leftover.path.name not in names:
-            yield f"sriov-cni's attachment {leftover.path.name}", partial(_end_leftover, detacher, leftover, call)
-
-
-def _end_leftover(detacher: Detacher, leftover: Leftover, call: Invocation) -> None:
-    record = detacher.adopt(leftover, None, call)
-    if record is not None:
-        detacher.drop(record, call)
+            yield f"sriov-cni's attachment {leftover.path.name}", partial(detacher.end, leftover, call)

@@ -1,71 +1,46 @@
-"""What sriov-cni attached on this node before vfpool came, and how its VFs were: read from its cache.
-
-Source: its files under /var/lib/cni/sriov, the same since version 2.8: `<container id>-<interface>` is the
-network configuration with what ADD found (OrigVfState), `pci/<BDF>` the path of the namespace that has the VF.
-"""
+"""What sriov-cni attached on this node before vfpool came: whose each VF is by its files, and its way into ours."""
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from cni.kernel import Kernel
-from cni.netns import find_file_system, is_netns, links_in, netns_cookie
-from cni.record import Baseline, Delegation, HomeLink, Owner, Phase, Record
+from cni.leftover import Leftover
+from cni.locks import Busy
+from cni.netns import find_file_system, is_netns, links_in, netns_cookie, open_netns
+from cni.protocol import Code
+from cni.record import Delegation, Owner, Phase, Record
+from cni.sriovcache import SriovCache
 from cni.store import Attachment
-from sriov.errors import Gone, HostError, InputError, Refused
-from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings
-from sriov.pci import MacAddress, PciAddress
+from sriov.errors import Gone, InputError, Refused
+from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path("/var/lib/cni/sriov")
-_DAMAGED = ".damaged"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """One attachment that sriov-cni made. `netns`: where it said the VF is; None: it did not say."""
-
-    path: Path
-    since: float               # time.time()
-    attachment: Attachment
-    network: str
-    vf: PciAddress
-    netns: str | None
-    baseline: Baseline
-    sets_mac: bool
 
 
 class Forerunner:
-    """sriov-cni's cache; `folder` is where it is on this node, FOLDER if not said. Every method raises HostError.
+    """What sriov-cni left; `folder` is where its files are on this node, FOLDER if not said.
 
-    Files of before the node's boot are removed: they are about VFs that went with it.
+    It may run beside this process: who acts on a leftover does so in `hold`. Every method raises HostError.
     """
 
     def __init__(self, kernel: Kernel, folder: Path | None = None) -> None:
         self._kernel = kernel
-        self._folder = folder or FOLDER
-        self._booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._cache = SriovCache(folder or FOLDER)
+        self._booted = _read_boot_time()
 
-    def find(self, attachment: Attachment, netns: str) -> Leftover | None:
-        """What the attachment left; `netns` as its DEL names it, empty where that is gone and has no name.
-
-        None also where sriov-cni gave the VF to another pod since: its own DEL would take it from that one.
-        """
-        leftover = self._read(self._folder / "-".join(attachment), attachment)
-        if leftover is None or leftover.netns in (None, netns):
+    def find(self, attachment: Attachment, netns_fd: int | None) -> Leftover | None:
+        """What the attachment left; `netns_fd` is its namespace where the caller has that open."""
+        leftover = self._cache.find(attachment)
+        if leftover is None or _sees_netns(netns_fd) or not self._set_aside_outdated(leftover):
             return leftover
-        if netns == "" and netns_cookie(leftover.netns) is None:
-            return leftover
-        log.warning("VF %s: sriov-cni gave it to %s after container %s had it", leftover.vf, leftover.netns,
-                    attachment[0])
-        _delete(leftover.path)
         return None
 
     def of_network(self, network: str) -> Iterator[Leftover]:
@@ -74,18 +49,52 @@ class Forerunner:
 
     def of_vf(self, vf: PciAddress) -> list[Leftover]:
         """What dead pods left of this VF, the first that had it first; raise Refused where a living one has it."""
-        netns = self._read_netns(vf)
-        if netns is None:
+        noted = self._cache.read_netns(vf)
+        if noted is None:
             return []
-        if netns_cookie(netns) is not None:
-            raise Refused(f"VF {vf} is in use: sriov-cni gave it to {netns}")
+        if netns_cookie(noted[0]) is not None:
+            raise Refused(f"VF {vf} is in use: sriov-cni gave it to {noted[0]}")
         found = [leftover for leftover in self._all() if leftover.vf == vf]
         return sorted(found, key=lambda leftover: leftover.since)
 
-    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None) -> Record | None:
+    def hold(self, vf: PciAddress, deadline: float) -> AbstractContextManager[None]:
+        """Keep sriov-cni off the VF; Busy where it is at it until `deadline` (time.monotonic)."""
+        return self._cache.hold(vf, deadline)
+
+    def reread(self, leftover: Leftover) -> Leftover | None:
+        """The same as it is now; None where sriov-cni ended it. Busy where that is about another VF by now."""
+        now = self._cache.reread(leftover)
+        if now is not None and now.vf != leftover.vf:
+            raise Busy(Code.TRY_AGAIN_LATER, f"VF {leftover.vf}: sriov-cni has changed {leftover.path} just now")
+        return now
+
+    def is_anothers(self, leftover: Leftover, netns: str, netns_fd: int | None) -> bool:
+        """Whether sriov-cni gave the VF to another attachment since: then this one's end must not touch it.
+
+        `netns`: the attachment's own by the runtime, empty where that does not say it; `netns_fd`: the same where
+        the caller has it open.
+        """
+        noted = self._cache.read_netns(leftover.vf)
+        if noted is None:
+            return False
+        if not netns:
+            told = self._cache.read_result(leftover).get("netns")
+            netns = told if isinstance(told, str) else ""
+        if netns and _real_path(netns) == _real_path(noted[0]):
+            return False
+        own_place, place = _find_place(netns, netns_fd), _find_place(noted[0], None)
+        if own_place is not None and place is not None:
+            return own_place != place
+        # The names differ, and one leads nowhere now. Its cache and the namespace are written in one go.
+        age = abs(leftover.since - noted[1])
+        return any(other.vf == leftover.vf and abs(other.since - noted[1]) < age for other in self._all())
+
+    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None,
+                    pod: str) -> Record | None:
         """A record whose VF is on its way home; None where the VF is gone, or in no namespace of this pod.
 
-        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses.
+        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses; `pod`:
+        as in Owner.
         """
         try:
             vf = self._kernel.locate(leftover.vf)
@@ -101,15 +110,21 @@ class Forerunner:
             boot_id=self._kernel.boot_id, phase=Phase.DETACHING, baseline=leftover.baseline,
             sets_mac=leftover.sets_mac, ipam=delegation,
             owner=Owner(container_id=container, ifname=ifname, network=leftover.network, netns=netns,
-                        cookie=cookie or 0,
+                        cookie=cookie or 0, pod=pod,
                         file_system=None if netns_fd is None else find_file_system(netns, netns_fd)),
         )
 
     def forget(self, leftover: Leftover) -> None:
         """Remove sriov-cni's files about it: a record of ours is in their place, or there is nothing to do."""
-        _delete(leftover.path)
+        self._cache.delete(leftover)
         if leftover.netns is not None:
-            _delete(self._folder / "pci" / leftover.vf)
+            self._cache.delete_netns(leftover.vf)
+
+    def disown(self, leftover: Leftover) -> None:
+        """Remove what the attachment left of a VF that is another's by now, whose files stay."""
+        log.warning("VF %s: sriov-cni gave it to %s after container %s had it", leftover.vf, leftover.netns,
+                    leftover.attachment[0])
+        self._cache.delete(leftover)
 
     def _find_cookie(self, leftover: Leftover, netns_fd: int | None) -> int | None:
         """Of the namespace that has the VF; None where that is dead, or does not have it."""
@@ -120,98 +135,48 @@ class Forerunner:
             return pod.cookie if has_it else None
 
     def _all(self) -> Iterator[Leftover]:
-        """In an interface's name a dash counts as the end of the container's."""
-        try:
-            paths = sorted(path for path in self._folder.iterdir()
-                           if "-" in path.name and path.suffix != _DAMAGED and path.is_file())
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise HostError(f"cannot read {self._folder}", errno=error.errno or 0) from None
-        for path in paths:
-            container, _, ifname = path.name.rpartition("-")
-            leftover = self._read(path, (container, ifname))
-            if leftover is not None:
-                yield leftover
+        return (leftover for leftover in self._cache.all() if not self._set_aside_outdated(leftover))
 
-    def _read_netns(self, vf: PciAddress) -> str | None:
-        found = self._read_fresh(self._folder / "pci" / vf)
-        return None if found is None else found[0].strip() or None
+    def _set_aside_outdated(self, leftover: Leftover) -> bool:
+        """Whether it is of before the node's boot, and so about a VF that went with it.
 
-    def _read(self, path: Path, attachment: Attachment) -> Leftover | None:
-        found = self._read_fresh(path)
-        if found is None:
-            return None
-        text, since = found
-        try:
-            document = json.loads(text)
-            vf = PciAddress.parse(document["deviceID"])
-            return Leftover(
-                path=path, since=since, attachment=attachment, network=str(document["name"]), vf=vf,
-                netns=self._read_netns(vf), baseline=_baseline(document, document["OrigVfState"]),
-                sets_mac=bool(document.get("MAC")))
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError, InputError) as error:
-            log.error("set aside sriov-cni's file %s, which cannot be read: %r", path, error)
-            _set_aside(path)
-            return None
-
-    def _read_fresh(self, path: Path) -> tuple[str, float] | None:
-        """Text and time of a file of this boot; None where there is none."""
-        try:
-            since = path.stat().st_mtime
-            if since >= self._booted:
-                return path.read_text(errors="replace"), since
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
-        log.info("removed sriov-cni's file %s: the node has been rebooted since", path)
-        _delete(path)
-        return None
+        Its time says so, and no living namespace says otherwise: a clock that is set after the boot makes files
+        of this one look older. One that names no namespace proves itself in `make_record`, or does not.
+        """
+        self._booted = min(self._booted, _read_boot_time())
+        if leftover.since >= self._booted or leftover.netns is None or netns_cookie(leftover.netns) is not None:
+            return False
+        log.warning("set aside sriov-cni's file %s: by the clock the node was booted since, and %s, which had "
+                    "VF %s, is gone", leftover.path, leftover.netns, leftover.vf)
+        self._cache.set_outdated(leftover)
+        return True
 
 
-def _set_aside(path: Path) -> None:
+def _read_boot_time() -> float:
+    """time.time() of the boot by the clock as it is now: it moves when that is set."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _sees_netns(fd: int | None) -> bool:
+    return fd is not None and is_netns(fd)
+
+
+def _find_place(path: str, fd: int | None) -> tuple[int, int] | None:
+    """st_dev and st_ino of the namespace: no two that live have the same. None where there is none."""
     try:
-        path.replace(path.with_name(f"{path.name}{_DAMAGED}"))
-    except OSError as error:
-        raise HostError(f"cannot rename sriov-cni's file {path}", errno=error.errno or 0) from None
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise HostError(f"cannot delete sriov-cni's file {path}", errno=error.errno or 0) from None
-
-
-def _baseline(config: Mapping[str, Any], was: Mapping[str, Any]) -> Baseline:
-    """How the VF was. Of what its PF enforces, only what the network set: the rest is the admin's."""
-    mac = MacAddress.parse(was["AdminMAC"]) if was.get("AdminMAC") else None
-    vlan, rates = config.get("vlan") is not None, _any(config, "min_tx_rate", "max_tx_rate")
-    settings = VfSettings(
-        mac=mac,
-        vlan=int(was["Vlan"]) if vlan else None,
-        vlan_qos=int(was["VlanQoS"]) if vlan else None,
-        vlan_proto=(int(was["VlanProto"]) or VLAN_PROTOCOLS["802.1q"]) if vlan else None,
-        spoofchk=bool(was["SpoofChk"]) if config.get("spoofchk") else None,
-        trust=bool(was["Trust"]) if config.get("trust") else None,
-        min_tx_rate=int(was["MinTxRate"]) if rates else None,
-        max_tx_rate=int(was["MaxTxRate"]) if rates else None,
-        link_state=LinkState(was["LinkState"]) if config.get("link_state") else None,
-    )
-    return Baseline(link=_home_link(config, was, mac), settings=settings, admin_mac=False)
-
-
-def _home_link(config: Mapping[str, Any], was: Mapping[str, Any], admin_mac: MacAddress | None) -> HomeLink | None:
-    """None for a VF that is driven from user space: it had neither name nor MAC of its own."""
-    if not was.get("HostIFName") or not was.get("EffectiveMAC"):
+        if fd is None:
+            with open_netns(path) as opened:
+                found = os.fstat(opened)
+        elif is_netns(fd):
+            found = os.fstat(fd)
+        else:
+            return None
+    except Gone:
         return None
-    own = MacAddress.parse(was["EffectiveMAC"])
-    # Read after the PF had set the pod's MAC, which some drivers' netdevs take over at once.
-    if own == config.get("MAC") and admin_mac not in (None, MacAddress.ZERO):
-        own = admin_mac or own
-    return HomeLink(name=str(was["HostIFName"]), mac=own, mtu=int(was["MTU"]), up=False)
+    return found.st_dev, found.st_ino
 
 
-def _any(config: Mapping[str, Any], *keys: str) -> bool:
-    return any(config.get(key) is not None for key in keys)
+def _real_path(path: str) -> str:
+    """By the FHS /var/run is a link to /run on the host, whatever it is in this process's container."""
+    real = os.path.realpath(path)
+    return real.removeprefix("/var") if real.startswith("/var/run/") else real
