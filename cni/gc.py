@@ -91,5 +91,5 @@ def _steps(detacher: Detacher, store: Store, call: Invocation, valid: frozenset[
         yield f"the addresses of {record.owner}", partial(detacher.pay, record.attachment, call)
     names = {"-".join(attachment) for attachment in valid}
     for leftover in detacher.forerunner.of_network(network):
-        if leftover.path.name not in names:
-            yield f"sriov-cni's attachment {leftover.path.name}", partial(detacher.end, leftover, call)
+        if leftover.name not in names:
+            yield f"sriov-cni's attachment {leftover.name}", partial(detacher.end, leftover, call)

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cni.grammar import is_ifname
@@ -25,7 +24,7 @@ _SANDBOX = re.compile(r"([0-9a-f]{64})-(.+)")     # containerd and CRI-O name al
 class Leftover:
     """`netns`: where sriov-cni said the VF is; None: it did not say. `certain`: `attachment` is no guess."""
 
-    path: Path
+    name: str                  # of the file
     since: float               # time.time(), by the clock of then
     attachment: tuple[str, str]
     certain: bool
@@ -36,13 +35,13 @@ class Leftover:
     sets_mac: bool
 
 
-def parse_leftover(text: str, path: Path, since: float) -> Leftover:
+def parse_leftover(text: str, name: str, since: float) -> Leftover:
     """All but the netns, which another file has; raise SriovError for what sriov-cni did not write."""
     try:
         document = json.loads(text)
-        attachment, certain = split_name(path.name)
+        attachment, certain = split_name(name)
         return Leftover(
-            path=path, since=since, attachment=attachment, certain=certain, network=str(document["name"]),
+            name=name, since=since, attachment=attachment, certain=certain, network=str(document["name"]),
             vf=PciAddress.parse(document["deviceID"]), baseline=_baseline(document, document["OrigVfState"]),
             sets_mac=bool(document.get("MAC")))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, InputError) as error:

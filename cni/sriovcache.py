@@ -40,21 +40,21 @@ class SriovCache:
 
     def find(self, attachment: Attachment) -> Leftover | None:
         """None where there is no such file, or a damaged one, which is set aside."""
-        return self._read(self._folder / "-".join(attachment), attachment)
+        return self._read("-".join(attachment), attachment)
 
     def reread(self, leftover: Leftover) -> Leftover | None:
-        return self._read(leftover.path, leftover.attachment if leftover.certain else None)
+        return self._read(leftover.name, leftover.attachment if leftover.certain else None)
 
     def all(self) -> Iterator[Leftover]:
         try:
-            paths = sorted(path for path in self._folder.iterdir()
+            names = sorted(path.name for path in self._folder.iterdir()
                            if "-" in path.name and path.suffix not in (_DAMAGED, _OUTDATED) and path.is_file())
         except FileNotFoundError:
             return
         except OSError as error:
             raise HostError(f"cannot read {self._folder}", errno=error.errno or 0) from None
-        for path in paths:
-            leftover = self._read(path, None)
+        for name in names:
+            leftover = self._read(name, None)
             if leftover is not None:
                 yield leftover
 
@@ -71,7 +71,7 @@ class SriovCache:
 
         Source: libcni's /var/lib/cni/results/<network>-<container id>-<interface>.
         """
-        path = self._folder.parent / "results" / f"{leftover.network.replace('/', '')}-{leftover.path.name}"
+        path = self._folder.parent / "results" / f"{leftover.network.replace('/', '')}-{leftover.name}"
         try:
             result = json.loads(path.read_text(errors="replace"))
         except (OSError, ValueError, RecursionError) as error:
@@ -104,19 +104,20 @@ class SriovCache:
 
     def set_outdated(self, leftover: Leftover) -> None:
         """Keep the file for an admin, where nothing reads it any more."""
-        _set_aside(leftover.path, _OUTDATED)
+        _set_aside(self._folder / leftover.name, _OUTDATED)
 
     def delete(self, leftover: Leftover) -> None:
-        _delete(leftover.path)
+        _delete(self._folder / leftover.name)
 
     def delete_netns(self, vf: PciAddress) -> None:
         _delete(self._folder / "pci" / vf)
 
-    def _read(self, path: Path, attachment: Attachment | None) -> Leftover | None:
+    def _read(self, name: str, attachment: Attachment | None) -> Leftover | None:
+        path = self._folder / name
         while (found := _read_file(path)) is not None:
             text, since = found
             try:
-                leftover = parse_leftover(text, path, since)
+                leftover = parse_leftover(text, name, since)
             except SriovError as error:
                 if abs(time.time() - since) < _WRITING:
                     time.sleep(_POLL)
@@ -136,7 +137,7 @@ class SriovCache:
         """By libcni, where the file's name can be read in more than one way; None where that does not say it."""
         result = self.read_result(leftover)
         container, ifname = result.get("containerId"), result.get("ifName")
-        if isinstance(container, str) and f"{container}-{ifname}" == leftover.path.name:
+        if isinstance(container, str) and f"{container}-{ifname}" == leftover.name:
             return container, str(ifname)
         return None
 

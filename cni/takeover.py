@@ -65,7 +65,7 @@ class Forerunner:
         """The same as it is now; None where sriov-cni ended it. Busy where that is about another VF by now."""
         now = self._cache.reread(leftover)
         if now is not None and now.vf != leftover.vf:
-            raise Busy(Code.TRY_AGAIN_LATER, f"VF {leftover.vf}: sriov-cni has changed {leftover.path} just now")
+            raise Busy(Code.TRY_AGAIN_LATER, f"VF {leftover.vf}: sriov-cni has changed {leftover.name} just now")
         return now
 
     def is_anothers(self, leftover: Leftover, netns: str, netns_fd: int | None) -> bool:
@@ -147,7 +147,7 @@ class Forerunner:
         if leftover.since >= self._booted or leftover.netns is None or netns_cookie(leftover.netns) is not None:
             return False
         log.warning("set aside sriov-cni's file %s: by the clock the node was booted since, and %s, which had "
-                    "VF %s, is gone", leftover.path, leftover.netns, leftover.vf)
+                    "VF %s, is gone", leftover.name, leftover.netns, leftover.vf)
         self._cache.set_outdated(leftover)
         return True
 
