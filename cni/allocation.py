@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from cni.protocol import PodRef
 from sriov.errors import Refused
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodRef:
-    """A pod as the runtime names it in CNI_ARGS. `uid`: empty where the runtime does not say."""
-
-    namespace: str
-    name: str
-    uid: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 class Allocated(Protocol):
@@ -31,15 +18,8 @@ class Allocated(Protocol):
     def __call__(self, pod: PodRef, vf: PciAddress, /) -> bool | None: ...
 
 
-def find_pod(args: Mapping[str, str]) -> PodRef | None:
-    """The pod that CNI_ARGS names; None where they name none: a call by hand."""
-    namespace, name = args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME")
-    return PodRef(namespace=namespace, name=name, uid=args.get("K8S_POD_UID", "")) if namespace and name else None
-
-
-def check_allocation(allocated: Allocated, args: Mapping[str, str], vf: PciAddress) -> None:
+def check_allocation(allocated: Allocated, pod: PodRef | None, vf: PciAddress) -> None:
     """Raise Refused where the VF is not the pod's; what cannot be told is allowed, and logged."""
-    pod = find_pod(args)
     answer = None if pod is None else allocated(pod, vf)
     if answer is None:
         log.warning("VF %s is taken for %s without knowing whether it was allocated to it", vf,

@@ -112,7 +112,7 @@ class Attachments:
             if result is not None:
                 return result
         if self._allocated is not None:
-            check_allocation(self._allocated, request.args, conf.device)
+            check_allocation(self._allocated, find_pod(request.environment), conf.device)
         self._detacher.clear(conf.device, call.deadline)
         with ExitStack() as stack:
             self._custody.claim(stack, conf.device, call.deadline, call.check)
@@ -207,7 +207,7 @@ class Attachments:
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
                       file_system=find_file_system(request.netns, pod.netns_fd),
-                      pod=find_pod(request.environment))
+                      pod=str(find_pod(request.environment) or ""))
         if owner.file_system is None:
             log.warning("%s: network namespace %s cannot be seen from here: mount its folder with HostToContainer "
                         "propagation, or a VF in it may not be noticed when it dies", owner, owner.netns)

@@ -95,7 +95,7 @@ class Detacher:
                 self.forerunner.disown(now)
                 return None
             return self._take(now, call.netns_fd, _remember_ipam(now, call.request),
-                              find_pod(call.request.environment))
+                              str(find_pod(call.request.environment) or ""))
 
     def clear(self, vf: PciAddress, deadline: float) -> None:
         """Before an ADD: a VF that a dead pod of sriov-cni's had gets a record by which it is to come home.

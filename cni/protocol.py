@@ -200,14 +200,28 @@ def parse_args(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def find_pod(environment: Mapping[str, str]) -> str:
-    """`namespace/name` of the pod, by what the kubelet and Multus put into CNI_ARGS; empty where they did not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodRef:
+    """A pod as the runtime names it in CNI_ARGS. `uid`: empty where the runtime does not say."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def find_pod(environment: Mapping[str, str]) -> PodRef | None:
+    """The pod by what the kubelet and Multus put into CNI_ARGS; None where they did not: a call by hand.
 
     Never an error: a call that is wrong is logged with its pod, too. What cannot be a name in Kubernetes is no pod.
     """
     pairs = dict(pair.partition("=")[::2] for pair in environment.get("CNI_ARGS", "").split(";"))
-    names = [pairs.get(key, "") for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME")]
-    return "/".join(names) if all(len(name) <= _POD_NAME and _SUBDOMAIN.fullmatch(name) for name in names) else ""
+    namespace, name, uid = (pairs.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME", "UID"))
+    if not all(len(part) <= _POD_NAME and _SUBDOMAIN.fullmatch(part) for part in (namespace, name)):
+        return None
+    return PodRef(namespace=namespace, name=name, uid=uid)
 
 
 def describe_call(environment: Mapping[str, str]) -> str:

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from cni.allocation import PodRef, check_allocation, find_pod
+from cni.allocation import check_allocation
 from cni.attach import Attachments
 from cni.invocation import Invocation
 from cni.netns import netns_cookie
+from cni.protocol import PodRef
 from cni.record import Phase, Wanted
 from sriov.errors import Refused, SriovError
 from sriov.model import VfSettings
@@ -19,8 +20,7 @@ from tests.cni.test_protocol import request
 from tests.cni.test_record import record
 
 VF = record().vf
-POD = {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": "pod", "K8S_POD_UID": "u"}
-ARGS = "IgnoreUnknown=1;" + ";".join(f"{key}={value}" for key, value in POD.items())
+ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod;K8S_POD_UID=u"
 HERE = "/proc/self/ns/net"
 
 
@@ -73,17 +73,14 @@ def test_nobody_is_asked_where_the_admin_does_not_want_it(store, caplog):
     assert [entry for entry in caplog.records if entry.levelno >= logging.WARNING] == []
 
 
-@pytest.mark.parametrize("args", [{}, {"K8S_POD_NAME": "pod"}, {"K8S_POD_NAMESPACE": "ns", "K8S_POD_NAME": ""}])
-def test_a_call_that_names_no_pod(args, caplog):
-    assert find_pod(args) is None
-    check_allocation(lambda pod, vf: False, args, VF)
+def test_a_call_that_names_no_pod(caplog):
+    check_allocation(lambda pod, vf: False, None, VF)
     assert f"VF {VF} is taken for a container that CNI_ARGS names no pod of" in caplog.text
 
 
-def test_pods():
-    assert find_pod(POD) == PodRef(namespace="ns", name="pod", uid="u")
+def test_another_pods_vf_is_refused():
     with pytest.raises(Refused):
-        check_allocation(lambda pod, vf: False, POD, VF)
+        check_allocation(lambda pod, vf: False, PodRef(namespace="ns", name="pod"), VF)
 
 
 # ---- an ADD again -------------------------------------------------------------------------------------------

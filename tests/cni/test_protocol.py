@@ -11,6 +11,7 @@ from cni.protocol import (
     CniError,
     Code,
     Command,
+    PodRef,
     Request,
     error_code,
     find_pod,
@@ -279,14 +280,16 @@ def test_no_input_makes_an_error_document_too_long_for_the_socket():
 
 
 @pytest.mark.parametrize(("args", "pod"), [
-    ("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0", "shop/cart-0"),
-    ("IgnoreUnknown=true;K8S_POD_NAME=a.b;K8S_POD_NAMESPACE=default;MAC=02:00:00:00:00:01", "default/a.b"),
-    ("K8S_POD_NAME=a", ""), ("K8S_POD_NAMESPACE=a", ""), ("", ""), (";;=;x", ""),
-    ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=b\nfaked: line", ""), ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=../b", ""),
-    (f"K8S_POD_NAMESPACE=a;K8S_POD_NAME={'b' * 254}", "")])
+    ("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0", PodRef(namespace="shop", name="cart-0")),
+    ("IgnoreUnknown=true;K8S_POD_NAME=a.b;K8S_POD_NAMESPACE=default;K8S_POD_UID=u;MAC=02:00:00:00:00:01",
+     PodRef(namespace="default", name="a.b", uid="u")),
+    ("K8S_POD_NAME=a", None), ("K8S_POD_NAMESPACE=a", None), ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=", None),
+    ("", None), (";;=;x", None),
+    ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=b\nfaked: line", None), ("K8S_POD_NAMESPACE=a;K8S_POD_NAME=../b", None),
+    (f"K8S_POD_NAMESPACE=a;K8S_POD_NAME={'b' * 254}", None)])
 def test_the_pod_of_a_call(args, pod):
     assert find_pod({"CNI_ARGS": args}) == pod
 
 
 def test_a_call_without_arguments_has_no_pod():
-    assert find_pod({}) == ""
+    assert find_pod({}) is None
