@@ -14,7 +14,10 @@ from sriov.host.linkinfo import LinkTraits
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
-_FORMAT = 1
+# Another number wherever an earlier version could not read what this one writes: a version that is put back then
+# refuses the record and says so, instead of setting aside what it takes for damaged.
+_FORMAT = 2
+_READ = (1, _FORMAT)
 
 
 class Phase(StrEnum):
@@ -119,8 +122,9 @@ def parse_record(text: str) -> Record:
     """Read what `format_record` wrote; raise SriovError for anything else."""
     try:
         document = json.loads(text)
-        if document["format"] != _FORMAT:
-            raise Refused(f"its format is {document['format']!r}, this version knows {_FORMAT}",
+        if document["format"] not in _READ:
+            known = " and ".join(map(str, _READ))
+            raise Refused(f"its format is {document['format']!r}, this version knows {known}",
                           hint="it was written by another version of vfpool: use that one")
         settings = document["baseline"]["settings"]
         link = document["baseline"]["link"]

@@ -132,15 +132,22 @@ def test_what_is_no_record(text):
 
 
 def test_a_form_that_a_later_version_wrote():
-    with pytest.raises(Refused, match="its format is 2, this version knows 1"):
-        parse_record(format_record(record()).replace('"format": 1', '"format": 2'))
+    with pytest.raises(Refused, match="its format is 3, this version knows 1 and 2"):
+        parse_record(format_record(record()).replace('"format": 2', '"format": 3'))
+
+
+def test_the_form_that_the_first_version_wrote():
+    document = json.loads(format_record(record()))
+    document["format"] = 1
+    del document["wanted"], document["baseline"]["link"]["traits"]
+    assert parse_record(json.dumps(document)) == record()
 
 
 def test_a_store_that_a_later_version_wrote_is_not_opened_nor_touched(tmp_path):
     with opened(tmp_path) as store:
         store.write(record())
     path = file_of(tmp_path, record())
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     for _ in range(2):
         with pytest.raises(Refused, match="cannot use the record"):
             Store.open(tmp_path)
