@@ -15,13 +15,14 @@ from cni.ipam import ipam_release
 from cni.kernel import Kernel
 from cni.locks import KeyedLocks
 from cni.marks import Marks
+from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
-from sriov.pci import PciAddress
+from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +152,11 @@ class Custody:
             with suppress(HostError):      # a full disk: a DEL is what makes room on it
                 self._store.write(record.detaching())
             record = self._store.find(record.vf) or record
-        away = _attempt(partial(self._bring_home, record, pod_fd, deadline))
-        unpaid = _attempt(free)
+        home = partial(self._bring_home, record, pod_fd, deadline)
+        if record.ipam is not None and asks_inside(record.ipam.plugin):
+            unpaid, away = _attempt(free), _attempt(home)
+        else:
+            away, unpaid = _attempt(home), _attempt(free)
         if unpaid is not None:
             record = self._store.owe(record)
         if away is None:
@@ -173,9 +177,9 @@ class Custody:
         """The VF's netdev as this process last brought it home."""
         return self._home.get(vf)
 
-    def is_marked(self, vf: PciAddress) -> bool:
-        """Whether the PF had set the VF's MAC before any pod, and did so again when that came home."""
-        return self._marks.holds(vf, self._kernel.identity(vf))
+    def is_marked(self, vf: PciAddress, mac: MacAddress | None) -> bool:
+        """Whether the PF had set `mac` before any pod, and did so again when that came home."""
+        return self._marks.check(vf, self._kernel.identity(vf), mac)
 
     # -- one record --------------------------------------------------------------------------------------
 
@@ -186,7 +190,7 @@ class Custody:
             pod = _enter_own_netns(record, pod_fd, stack)
             self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
         if record.baseline.admin_mac:
-            self._marks.add(record.vf, self._kernel.identity(record.vf))
+            self._marks.add(record.vf, self._kernel.identity(record.vf), record.baseline.settings.mac)
 
     def _drop(self, record: Record) -> None:
         self._store.delete(record)
