@@ -20,7 +20,7 @@ from cni.allocation import Allocated
 from cni.attach import Attachments
 from cni.install import SHIM, install_executable
 from cni.kernel import Kernel, open_kernel
-from cni.owners import list_owners
+from cni.owners import describe_repairs, list_owners
 from cni.server import Server
 from cni.store import Store
 from cni.wire import SOCKET_PATH
@@ -30,11 +30,11 @@ from deviceplugin.grants import Grants
 from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.nodestatus import now
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.service import ServiceConfig
 from sriov.arguments import add_version, parse_path, parse_socket, read_version
+from sriov.clock import now
 from sriov.errors import InputError, SriovError
 from sriov.host.discovery import discover
 from sriov.host.knownfile import KnownFile
@@ -98,6 +98,7 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
         lookout=Lookout(partial(discover, kernel.sysfs, PackageMemory(kernel.sysfs.identify)), known),
         executor=Executor(kernel.sysfs), ledger=ledger,
         pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
+        repairs=partial(describe_repairs, attachments.repair),
         read_claims=partial(read_claims, root=args.host_root), changed=attachments.repair.hint,
     )
 
