@@ -144,6 +144,7 @@ def test_a_netns_that_dies_without_del(start, home, vfs: Vfs, tmp_path: Path) ->
         wait_for("nothing owed", lambda: not owed(agent))
         assert wait_for_line(agent, "brought home").endswith(
             f"VF {vfs[0].address}: brought home: container c1, net1 of network net: its network namespace is gone")
+        wait_for_line(agent, "given back by host-local")
         told = ask_agent(agent.root / "status.sock").repairs
         assert told.brought_home == (BroughtHome(reason="its network namespace is gone", vfs=1),)
         assert (told.paid_late, told.standing) == (1, ())
@@ -253,7 +254,7 @@ def test_namespace_that_a_process_holds(start, home, vfs: Vfs) -> None:
         held.kill()
         held.communicate()
         wait_for_home(agent, home)
-        assert ask_agent(agent.root / "status.sock").repairs.standing == ()
+        wait_for("no problem", lambda: not ask_agent(agent.root / "status.sock").repairs.standing)
         assert len(lines(agent, "something holds that open still")) == 2       # the refusal's is the other one
 
 
