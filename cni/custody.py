@@ -19,6 +19,7 @@ from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
+from cni.tally import Counts, Tally
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
@@ -54,10 +55,16 @@ class Custody:
         self._store = store
         self._locks = KeyedLocks()
         self._freed = threading.Condition()
+        self._tally = Tally()
         self._marks = Marks(store.folder / "marked.json", kernel.boot_id)
         self._home: dict[PciAddress, Link | None] = {}      # netdevs as this process brought them home
         # Whose VF it is, where its namespace was found, and until when (time.monotonic) that is good enough.
         self._verified: dict[PciAddress, tuple[Owner, tuple[int, int], float]] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """What was done that no DEL had done."""
+        return self._tally.counts
 
     @contextmanager
     def hold(self, vf: PciAddress, deadline: float) -> Iterator[None]:
@@ -138,7 +145,9 @@ class Custody:
         rest = self._store.owe(record)
         self._bring_home(rest, None, deadline)
         self._drop(rest)
-        log.warning("VF %s: brought home: %s: %s", record.vf, record.owner, loss)
+        what = f"VF {record.vf}: brought home: {record.owner}: {loss}"
+        self._tally.add_home(what, str(loss))
+        log.warning("%s", what)
         return True
 
     def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None]) -> None:
@@ -172,6 +181,9 @@ class Custody:
         if owed is not None and owed.ipam is not None:
             ipam_release(owed.ipam, timeout)
             self._store.forget_owed(attachment)
+            what = f"the addresses of {owed.owner}: given back by {owed.ipam.plugin}"
+            self._tally.add_paid(what)
+            log.info("%s", what)
 
     def came_home(self, vf: PciAddress) -> Link | None:
         """The VF's netdev as this process last brought it home."""

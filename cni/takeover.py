@@ -82,10 +82,12 @@ class Forerunner:
         found = [leftover for leftover in self._all() if leftover.vf == vf]
         return sorted(found, key=lambda leftover: leftover.since)
 
-    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None) -> Record | None:
+    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None,
+                    pod: str = "") -> Record | None:
         """A record whose VF is on its way home; None where the VF is gone, or in no namespace of this pod.
 
-        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses.
+        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses;
+        `pod`: namespace/name where its DEL says it, sriov-cni did not.
         """
         try:
             vf = self._kernel.locate(leftover.vf)
@@ -102,7 +104,7 @@ class Forerunner:
             sets_mac=leftover.sets_mac, ipam=delegation,
             owner=Owner(container_id=container, ifname=ifname, network=leftover.network, netns=netns,
                         cookie=cookie or 0,
-                        file_system=None if netns_fd is None else find_file_system(netns, netns_fd)),
+                        file_system=None if netns_fd is None else find_file_system(netns, netns_fd), pod=pod),
         )
 
     def forget(self, leftover: Leftover) -> None:
