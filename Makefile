@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PACKAGES := python3 python3-venv gcc libc6-dev musl-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e e2e-long cluster compare lab lab-long lab-shell bench shim stubs format clean
+.PHONY: help demo test e2e e2e-long fuzz cluster compare lab lab-long lab-shell bench shim stubs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ e2e: $(VENV)/ready shim ## the product on a real cluster: its node is the lab VM
 
 e2e-long: $(VENV)/ready shim ## long trials on the cluster: 20 rounds of bursts
 	@$(RUN) -m pytest -m "e2e and long" tests/e2e $(ARGS)
+
+fuzz: $(VENV)/ready shim ## millions of malformed calls: of the CNI executable, and of the agent
+	@$(RUN) -m pytest -m long tests/fuzz $(ARGS)
 
 cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
 	@$(RUN) -m tests.e2e up

@@ -6,6 +6,7 @@ network configuration with what ADD found (OrigVfState), `pci/<BDF>` the path of
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -166,6 +167,8 @@ class Forerunner:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:      # no file has such a name
+                return None
             raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
         log.info("removed sriov-cni's file %s: the node has been rebooted since", path)
         _delete(path)

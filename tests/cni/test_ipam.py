@@ -89,7 +89,8 @@ def test_error_document(plugin, request_of, status):
     ("import sys; sys.stdout.buffer.write(b'\\xff'); sys.exit(1)", "\ufffd"),
     (say([1], 1), "[1]"), (say({"msg": "x"}, 1), '{"msg": "x"}'),
     (say({"code": "x", "msg": "x"}, 1), '"code": "x"'),
-    (say({"code": float("inf"), "msg": "x"}, 1), "Infinity")])
+    (say({"code": float("inf"), "msg": "x"}, 1), "Infinity"),
+    *((say({"code": code, "msg": "x"}, 1), f'"code": {code}') for code in (0, -1, 2**32))])
 def test_failure_without_an_error_document(plugin, request_of, body, words):
     plugin(body)
     code, message, _ = refusal(ipam_add, "fake", request_of(), 10)
@@ -186,6 +187,10 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
 def test_missing_plugin(request_of, path):
     assert refusal(ipam_add, "fake", request_of(CNI_PATH=path), 10)[:2] == (
         7, f"ipam.type: there is no plugin 'fake' in CNI_PATH ({path or 'empty'})")
+
+
+def test_plugin_whose_name_no_file_has(request_of, tmp_path):
+    assert refusal(ipam_add, "x" * 256, request_of(CNI_PATH=str(tmp_path)), 10)[0] == 7
 
 
 def test_the_first_of_several_counts(plugin, request_of, tmp_path):

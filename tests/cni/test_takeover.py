@@ -131,6 +131,7 @@ def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, fo
 def test_a_node_that_never_had_it(tmp_path):
     absent = Forerunner(NOW, tmp_path / "none")
     assert absent.find(ATTACHMENT, "") is None
+    assert absent.find(("c" * 1000, "net1"), "") is None      # longer than a file's name may be
     assert list(absent.of_network("net")) == []
 
 
