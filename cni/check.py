@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from cni.custody import Custody
@@ -83,7 +83,7 @@ def _compare(record: Record, told: Mapping[str, Any], previous: Mapping[str, Any
         yield f"its netdev is not in {record.owner.netns}"
         return
     yield from compare_link(record, told, link)
-    yield from compare_settings(expected_settings(record.wanted.settings, told), found)
+    yield from compare_settings(record.wanted.settings, found)
     yield from _compare_addresses(record, previous, link, pod)
 
 
@@ -98,14 +98,6 @@ def compare_link(record: Record, told: Mapping[str, Any], link: Link) -> Iterato
         yield f"MTU: expected {record.wanted.mtu}, found {link.mtu}"
     if not link.up:
         yield "it is down"
-
-
-def expected_settings(wanted: VfSettings, told: Mapping[str, Any]) -> VfSettings:
-    """What the PF is to show: the MAC that a later plugin gave the netdev, it shows as the VF's, too."""
-    mac = told.get("mac")
-    if wanted.mac is None or not mac or str(mac).lower() == wanted.mac:
-        return wanted
-    return replace(wanted, mac=None)
 
 
 def compare_settings(wanted: VfSettings, found: VfSettings) -> Iterator[str]:

@@ -8,7 +8,7 @@ from ipaddress import ip_interface
 import pytest
 
 from cni.attach import Attachments
-from cni.check import compare_link, compare_settings, expected_settings, own_addresses
+from cni.check import compare_link, compare_settings, own_addresses
 from cni.invocation import Invocation
 from cni.protocol import Command
 from cni.record import Phase, Wanted
@@ -63,14 +63,6 @@ def test_an_mtu_that_the_network_does_not_set_is_for_later_plugins():
     (VfSettings(link_state=LinkState.DISABLE), ["link state: expected disable, found auto"])])
 def test_settings(wanted, words):
     assert list(compare_settings(wanted, FOUND)) == words
-
-
-@pytest.mark.parametrize(("told", "words"), [
-    ({"mac": str(MAC)}, []), ({"mac": str(MAC).upper()}, []),
-    ({}, [f"the PF's MAC: expected {OTHER}, found {MAC}"]),
-    ({"mac": str(OTHER)}, [f"the PF's MAC: expected {OTHER}, found {MAC}"])])
-def test_a_mac_that_a_later_plugin_has_set_is_shown_by_the_pf_too(told, words):
-    assert list(compare_settings(expected_settings(VfSettings(mac=OTHER, vlan=5), told), FOUND)) == words
 
 
 def test_settings_that_the_driver_stopped_to_report():
