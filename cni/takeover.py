@@ -81,6 +81,10 @@ class Forerunner:
         if netns_cookie(netns) is not None:
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {netns}")
         found = [leftover for leftover in self._all() if leftover.vf == vf]
+        if not found:            # its file about the VF was damaged, or its DEL was told of no namespace
+            log.warning("VF %s: sriov-cni gave it to %s, which is gone, and left no word of how the VF was before: "
+                        "it is taken as it is now", vf, netns)
+            _delete(self._folder / "pci" / vf)
         return sorted(found, key=lambda leftover: leftover.since)
 
     def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None,

@@ -8,7 +8,7 @@ from ipaddress import ip_interface
 import pytest
 
 from cni.attach import Attachments
-from cni.check import compare_link, compare_settings, own_addresses
+from cni.check import compare_link, compare_settings, expect_settings, own_addresses
 from cni.invocation import Invocation
 from cni.protocol import Command
 from cni.record import Phase, Wanted
@@ -63,6 +63,15 @@ def test_an_mtu_that_the_network_does_not_set_is_for_later_plugins():
     (VfSettings(link_state=LinkState.DISABLE), ["link state: expected disable, found auto"])])
 def test_settings(wanted, words):
     assert list(compare_settings(wanted, FOUND)) == words
+
+
+@pytest.mark.parametrize(("asked", "told", "expected"), [
+    (OTHER, OTHER, OTHER), (OTHER, None, OTHER), (OTHER, "", OTHER),
+    (OTHER, str(MAC).upper(), None),      # a later plugin's, which the PF shows
+    (None, MAC, None)])
+def test_a_mac_that_a_later_plugin_changed(asked, told, expected):
+    made = attached(wanted=Wanted(settings=VfSettings(mac=asked, vlan=5)))
+    assert expect_settings(made, TOLD | {"mac": told}, FOUND) == VfSettings(mac=expected, vlan=5)
 
 
 def test_settings_that_the_driver_stopped_to_report():

@@ -272,6 +272,14 @@ def test_the_first_of_several_dead_pods_found_it_clean(tmp_path, folder, write):
     assert files(folder) == ["c3-net1"]
 
 
+def test_a_dead_pod_of_which_no_file_tells_how_the_vf_was(forerunner, folder, write, caplog):
+    write()
+    (folder / "c1-net1").write_text("{")
+    assert forerunner.of_vf(VF) == []
+    assert f"VF {VF}: sriov-cni gave it to {NETNS}, which is gone, and left no word" in caplog.text
+    assert files(folder) == ["c1-net1.damaged"]
+
+
 def test_a_vf_that_it_never_had(forerunner, write):
     write(netns=None)
     assert forerunner.of_vf(VF) == []
