@@ -16,9 +16,10 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.lab.topology import FULL, VFS_PER_PF
 from tests.support import node
-from tests.support.node import Agent, Cni, wait_for
+from tests.support.node import SHIM, Agent, Cni, wait_for
 from tests.trials.__main__ import POOLS
 from tests.trials.storm import Storm, Tally
+from tests.trials.vfs import Loss
 
 PATIENCE = 60.0        # seconds for the kernel to take down what is left of a storm, emulated
 GROWTH = 8 << 20       # bytes: what an allocator may keep
@@ -29,6 +30,19 @@ def test_a_short_storm(tmp_path: Path) -> None:
     with vfs_of(2) as vfs, started(tmp_path) as agent:
         tally = blow(agent, vfs, tmp_path, seconds=20, workers=16)
         assert tally.attached > len(vfs)
+
+
+@pytest.mark.lab
+def test_a_storm_tells_of_an_executable_that_does_nothing_on_a_del(tmp_path: Path) -> None:
+    careless = tmp_path / "careless"
+    careless.write_text(f"#!/bin/sh\n[ $CNI_COMMAND = DEL ] || exec {SHIM}\n")
+    careless.chmod(0o755)
+    with vfs_of(1) as vfs, started(tmp_path) as agent:
+        storm = Storm(Cni(agent.socket, (str(careless),)), vfs, tmp_path / "leases", seed=1)
+        tally = storm.run(5, 4, PATIENCE)
+        assert tally.losses[Loss.KEPT] > 0
+        assert set(tally.losses) <= {Loss.KEPT, Loss.REFUSED}      # what the agent repairs is home at the end
+        wait_for("no record", lambda: agent.records() == [])
 
 
 @pytest.mark.lab(topology=FULL)
