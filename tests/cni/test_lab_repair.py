@@ -400,3 +400,31 @@ def test_ipam_that_fails_is_asked_again_whatever_becomes_of_vf_and_agent(start, 
         wait_for("nothing owed", lambda: not owed(agent), 30)
         assert reserved(ipam) == []
         cni.delete(conf, "c2", "")
+
+
+def test_a_damaged_record_holds_nobody_up(start, home, vfs: Vfs) -> None:
+    """Its VF stays where it is, and nobody else gets it; the admin is told."""
+    agent, cni = start()
+    with netns() as pod, netns() as dying:
+        cni.add(config(vfs[0].address, vlan=5), "c1", pod)
+        cni.add(config(vfs[1].address, vlan=5), "c2", dying)
+        agent.stop(signal.SIGKILL)
+        damaged, _ = agent.records()
+        text = damaged.read_text()
+        damaged.write_text(text[:-20])
+        remove(dying)
+        agent, cni = start()
+        wait_for("the other VF", lambda: agent.records() == [], HOME_WITHIN)
+        wait_for_line(agent, "brought home")
+        wait_for("the status socket", (agent.root / "status.sock").exists)
+        (problem,) = ask_agent(agent.root / "status.sock").repairs.standing
+        assert problem.message.startswith(f"set aside a damaged record: {damaged}: not a record: ")
+        assert ip("-n", Path(pod).name, "link", "show", "net1")
+        assert vlan(vfs[0]) == [{"vlan": 5}]
+        with netns() as other, pytest.raises(CniFailed, match="and not by this agent"):
+            cni.add(config(vfs[0].address), "c3", other)
+        agent.stop()
+        damaged.write_text(text)             # mended by hand
+        agent, cni = start()
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not home()
