@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cni.kernel import Kernel, Vf
 from cni.record import HomeLink, Record
 from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
-from sriov.errors import Gone, HostError, SriovError
+from sriov.errors import Gone, HostError, InputError, SriovError
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
@@ -99,7 +99,7 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
             failure = error
             continue
         except HostError as error:
-            if not _is_worth_another_look(error, host, vf, home):
+            if not _is_worth_another_look(error, kernel, host, vf, home):
                 raise
             failure = error
             continue
@@ -162,25 +162,41 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
 
 
 def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
-    """What the one message does not: altnames that the pod took away, offloads. How all of it is then."""
+    """What the one message does not: altnames that the pod took away, what ethtool sets. How all of it is then."""
     found = _inspect(host, home.name)
     if found is None:
         return None
     missing = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if missing:
         kernel.changes.run(host.add_altnames, found.link.index, missing)
-    features = home.traits.missing_in(found.traits).features
-    if features is not None:
-        kernel.changes.run(host.set_features, home.name, features)
-    return _inspect(host, home.name) if missing or features is not None else found
+    tuning = home.traits.missing_in(found.traits)
+    if tuning.is_tuned:
+        kernel.changes.run(host.tune, home.name, tuning)
+    return _inspect(host, home.name) if missing or tuning.is_tuned else found
 
 
-def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod."""
+def _is_worth_another_look(error: HostError, kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod; or because
+    another VF had the name, and has it no more.
+    """
     if error.errno == errno.ENOENT:          # an altname that has gone by itself
         return True
+    if error.errno != errno.EEXIST:
+        return False
     other = host.find(home.name)
-    return error.errno == errno.EEXIST and (other is None or other.pci == vf.address)
+    return other is None or other.pci == vf.address or _is_given_up(kernel, host, other, home.name)
+
+
+def _is_given_up(kernel: Kernel, host: Links, other: Link, name: str) -> bool:
+    """Take an altname off another VF's netdev: a pod gave it that one, and the kernel handed it back so."""
+    if other.name == name or other.pci is None:
+        return False
+    try:
+        kernel.locate(other.pci)
+    except InputError:                       # no VF
+        return False
+    kernel.changes.run(host.delete_altnames, other.index, [name])
+    return True
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:
