@@ -170,6 +170,7 @@ class Attachments:
             inside = take_away(kernel, host, vf, link, conf, record.baseline.settings, pod, call.check)
             if inside is not None:
                 configure(kernel, pod, inside, addresses)
+                kernel.trace("addresses")
             own = format_result(_interface(request, conf, vf, inside, record), addresses, request.version)
             result = join_results(previous, own)
             call.check()
@@ -192,6 +193,7 @@ class Attachments:
 
     def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
+        record = self._store.find(record.vf) or record       # as it was written last, answered or not
         free = partial(self._detacher.free, conf.ipam, call.request, UNDO_BUDGET)
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
         kept = partial(_try, free, error) if isinstance(error, NothingGiven) else free

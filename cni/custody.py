@@ -18,7 +18,7 @@ from cni.marks import Marks
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
-from sriov.errors import Gone, HostError, Refused, SriovError
+from sriov.errors import Gone, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
 from sriov.pci import PciAddress
@@ -135,6 +135,7 @@ class Custody:
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
             self._kernel.settle(link.index)      # udev names what comes back: after us is too late
         rest = self._store.owe(record)
+        self._kernel.trace("owed")
         self._bring_home(rest, None, deadline)
         self._drop(rest)
         log.warning("VF %s: brought home: %s: %s", record.vf, record.owner, loss)
@@ -144,15 +145,16 @@ class Custody:
         """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds both locks.
 
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
-        the other from being done: a VF that is not home keeps its record, and addresses stay owed.
+        the other from being done: a VF that is not home keeps its record, and addresses stay owed. If no other
+        DEL comes then, repair will do.
         """
         if record.phase is Phase.ATTACHED:
             # Who dies half way must not leave half a VF to a pod that lives on.
-            with suppress(HostError):      # a full disk: a DEL is what makes room on it
-                self._store.write(record.detaching())
-            record = self._store.find(record.vf) or record
+            record = self._store.mark_detaching(record)
+            self._kernel.trace("detaching")
         away = _attempt(partial(self._bring_home, record, pod_fd, deadline))
         unpaid = _attempt(free)
+        self._kernel.trace("free")
         if unpaid is not None:
             record = self._store.owe(record)
         if away is None:
@@ -168,6 +170,7 @@ class Custody:
         if owed is not None and owed.ipam is not None:
             ipam_release(owed.ipam, timeout)
             self._store.forget_owed(attachment)
+            self._kernel.trace("paid")
 
     def came_home(self, vf: PciAddress) -> Link | None:
         """The VF's netdev as this process last brought it home."""
@@ -192,6 +195,7 @@ class Custody:
         self._store.delete(record)
         with self._freed:
             self._freed.notify_all()
+        self._kernel.trace("forgotten")
 
     def _pay_quickly(self, attachment: Attachment) -> None:
         """A small range may have no address for the next pod before; what fails, repair does again."""
