@@ -7,7 +7,7 @@ kills of a real agent are in test_lab_kills.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ PFS_MAC = "02:00:00:00:03:77"
 Vfs = list[VirtualFunction]
 # VFs by their index: driven by igbvf, by vfio-pci, by igbvf with a MAC that the PF had set before any pod.
 KERNEL, VFIO, MARKED = range(3)
+KINDS = {"kernel": KERNEL, "vfio": VFIO, "marked": MARKED}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,15 @@ def vfs() -> Iterator[Vfs]:
 def prepare() -> Vfs:
     vfs = list(node.make_vfs(node.pfs()[0], 4))
     node.run("ip", "link", "property", "add", "dev", home_name(vfs[KERNEL]), "altname", "storage-uplink")
-    node.run("ip", "link", "set", node.netdev_name(node.pfs()[0]), "vf", str(MARKED), "mac", PFS_MAC)
-    node.bind(vfs[MARKED], None)         # it takes that MAC over
     node.bind(vfs[VFIO], "vfio-pci")
+    mark(vfs[MARKED])
     return vfs
+
+
+def mark(vf: VirtualFunction) -> None:
+    """Set the VF's MAC through its PF. Once a pod has had the VF, only the agent knows that this was so."""
+    node.run("ip", "link", "set", node.netdev_name(node.pfs()[0]), "vf", str(vf.index), "mac", PFS_MAC)
+    node.bind(vf, None)                  # it takes that MAC over
 
 
 def clear(vfs: Vfs) -> None:
@@ -65,9 +71,19 @@ def kernel() -> Iterator[Kernel]:
         yield kernel
 
 
+@pytest.fixture
+def vf(vfs: Vfs, kind: str) -> VirtualFunction:
+    """One of the kind that the test's parameters say."""
+    if kind == "marked":
+        mark(vfs[MARKED])
+    return vfs[KINDS[kind]]
+
+
 @pytest.fixture(autouse=True)
-def _host(vfs: Vfs) -> Iterator[None]:
+def _host(request: pytest.FixtureRequest, vfs: Vfs) -> Iterator[None]:
     """One test's failure does not become the next one's."""
+    if "vf" in request.fixturenames:
+        request.getfixturevalue("vf")
     before = node.snapshot()
     yield
     if node.differences(before, node.snapshot()):
@@ -85,15 +101,12 @@ def check(expected: dict[str, Any], here: Node, what: str) -> None:
     assert node.differences(expected, here.view()) == [], what
 
 
-KINDS = {"kernel": KERNEL, "vfio": VFIO, "marked": MARKED}
-
-
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value.replace(" ", "_"))
 @pytest.mark.parametrize("command", [Command.ADD, Command.DEL])
 @pytest.mark.parametrize("kind", ["kernel", "vfio", pytest.param("marked", marks=pytest.mark.long)])
-def test_at_every_step(kernel: Kernel, vfs: Vfs, faults: Faults, tmp_path: Path, kind: str, command: Command,
+def test_at_every_step(kernel: Kernel, vf: VirtualFunction, faults: Faults, tmp_path: Path, command: Command,
                        fault: Fault) -> None:
-    with trial(kernel, tmp_path, vfs[KINDS[kind]]) as here:
+    with trial(kernel, tmp_path, vf) as here:
         before = here.view()
         steps = {Command.ADD: done(here, faults, Command.ADD)}
         attached = here.view()
@@ -135,8 +148,12 @@ def strike(here: Node, faults: Faults, command: Command, number: int, fault: Fau
         here.call(command)
     except (Killed, SriovError) as error:
         failure = error
-    assert faults.struck, f"{what}: got to {faults.steps}"
     assert failure is not None or command is Command.DEL, what      # DEL may do without
+    recover(here, faults, fault, f"{what}: {failure!r}")
+
+
+def recover(here: Node, faults: Faults, fault: Fault, what: str) -> None:
+    assert faults.struck, f"{what}: got to {faults.steps}"
     faults.reset()
     if fault.kills:
         here.restart()
@@ -145,19 +162,60 @@ def strike(here: Node, faults: Faults, command: Command, number: int, fault: Fau
         here.attachments.repair.reconcile()      # as its next look does; a plugin may be late for one
         return not here.left()["owed"] and here.left()["records"] in ([], ["attached"])
 
-    node.wait_for(f"{what}: {failure!r}: {here.left()} to end", settled, every=0.2)
+    node.wait_for(f"{what}: {here.left()} to end", settled, every=0.2)
 
 
-def test_what_a_pf_had_set_is_set_again_by_the_next_agent_too(kernel: Kernel, vfs: Vfs, tmp_path: Path) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value.replace(" ", "_"))
+@pytest.mark.parametrize("kind", ["kernel", "vfio", "marked"])
+def test_at_every_step_of_a_repair(kernel: Kernel, vf: VirtualFunction, faults: Faults, tmp_path: Path,
+                                   fault: Fault) -> None:
+    """Its pod is gone, and no DEL comes. What fails is tried again by the same agent."""
+    before = node.snapshot()
+    with orphaned(kernel, tmp_path, vf) as here:
+        faults.reset()
+        here.attachments.repair.reconcile()
+        steps, nothing = list(faults.steps), here.left()
+        assert node.differences(before, node.snapshot()) == []
+    for number, step in enumerate(steps):
+        if fault is not Fault.FAIL_BEFORE and step.startswith("read: "):
+            continue
+        what = f"{fault.value} step {number} of a repair: {step}"
+        with orphaned(kernel, tmp_path, vf) as here:
+            faults.arm(number, fault)
+            with suppress(Killed):
+                here.attachments.repair.reconcile()
+            recover(here, faults, fault, what)
+            assert (node.differences(before, node.snapshot()), here.left()) == ([], nothing), what
+
+
+@contextmanager
+def orphaned(kernel: Kernel, root: Path, vf: VirtualFunction) -> Iterator[Node]:
+    """An attachment whose pod ended while no agent ran."""
+    with trial(kernel, root, vf) as here:
+        here.call(Command.ADD)
+    if Sysfs().read_driver(vf.address) == "igbvf":
+        node.wait_for("the kernel to hand the VF back", lambda: Sysfs().find_netdev(vf.address))
+    node.run("udevadm", "settle")
+    here.reopen()
+    try:
+        yield here
+    finally:
+        here.store.close()
+
+
+@pytest.mark.parametrize("kind", ["marked"])
+def test_what_a_pf_had_set_is_set_again_by_the_next_agent_too(kernel: Kernel, vf: VirtualFunction,
+                                                              tmp_path: Path) -> None:
     """An administrator's MAC: igb refuses the VF's own change of it, after each pod and each start."""
-    with trial(kernel, tmp_path, vfs[MARKED]) as here:
+    with trial(kernel, tmp_path, vf) as here:
         before = here.view()
         for _ in range(3):
             here.call(Command.ADD)
             here.call(Command.DEL)
             here.restart()
             check(before, here, "after a pod")
-            name = home_name(vfs[MARKED])
+            name = home_name(vf)
             with pytest.raises(AssertionError, match="Cannot assign requested address"):
                 node.run("ip", "link", "set", name, "up", "address", "02:00:00:00:03:78")
             node.run("ip", "link", "set", name, "down")

@@ -37,11 +37,15 @@ class Node:
         self.store = Store.open(state)
         self.attachments = Attachments(kernel, self.store)
 
-    def restart(self) -> None:
-        """What the next agent makes of what this one left on disk."""
+    def reopen(self) -> None:
+        """As the next agent, which knows what is on disk."""
         self.store.close()
         self.store = Store.open(self._state)
         self.attachments = Attachments(self._kernel, self.store)
+
+    def restart(self) -> None:
+        """What the next agent makes of what this one left."""
+        self.reopen()
         self.attachments.repair.reconcile()
 
     def call(self, command: Command, container: str = "c1", **keys: Any) -> Any:
