@@ -179,6 +179,7 @@ class Attachments:
                 addresses = self._ask_ipam(conf, call)
             if inside is not None:
                 configure(kernel, pod, inside, addresses)
+                kernel.trace("addresses")
             own = format_result(_interface(request, conf, vf, inside, mtu, record), addresses, request.version)
             result = join_results(previous, own)
             call.check()
@@ -201,6 +202,7 @@ class Attachments:
 
     def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
+        record = self._store.find(record.vf) or record       # as it was written last, answered or not
         until = call.deadline + UNDO_BUDGET
 
         def free() -> None:

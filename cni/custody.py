@@ -20,7 +20,7 @@ from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
-from sriov.errors import Gone, HostError, Refused, SriovError
+from sriov.errors import Gone, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
 from sriov.pci import MacAddress, PciAddress
@@ -143,6 +143,7 @@ class Custody:
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
             self._kernel.settle(link.index)      # udev names what comes back: after us is too late
         rest = self._store.owe(record)
+        self._kernel.trace("owed")
         self._bring_home(rest, None, deadline)
         self._drop(rest)
         what = f"VF {record.vf}: brought home: {record.owner}: {loss}"
@@ -154,18 +155,19 @@ class Custody:
         """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds both locks.
 
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
-        the other from being done: a VF that is not home keeps its record, and addresses stay owed.
+        the other from being done: a VF that is not home keeps its record, and addresses stay owed. If no other
+        DEL comes then, repair will do.
         """
         if record.phase is Phase.ATTACHED:
             # Who dies half way must not leave half a VF to a pod that lives on.
-            with suppress(HostError):      # a full disk: a DEL is what makes room on it
-                self._store.write(record.detaching())
-            record = self._store.find(record.vf) or record
+            record = self._store.mark_detaching(record)
+            self._kernel.trace("detaching")
         home = partial(self._bring_home, record, pod_fd, deadline)
         if record.ipam is not None and asks_inside(record.ipam.plugin):
             unpaid, away = _attempt(free), _attempt(home)
         else:
             away, unpaid = _attempt(home), _attempt(free)
+        self._kernel.trace("free")
         if unpaid is not None:
             record = self._store.owe(record)
         if away is None:
@@ -181,6 +183,7 @@ class Custody:
         if owed is not None and owed.ipam is not None:
             ipam_release(owed.ipam, timeout)
             self._store.forget_owed(attachment)
+            self._kernel.trace("paid")
             what = f"the addresses of {owed.owner}: given back by {owed.ipam.plugin}"
             self._tally.add_paid(what)
             log.info("%s", what)
@@ -208,6 +211,7 @@ class Custody:
         self._store.delete(record)
         with self._freed:
             self._freed.notify_all()
+        self._kernel.trace("forgotten")
 
     def _pay_quickly(self, attachment: Attachment) -> None:
         """A small range may have no address for the next pod before; what fails, repair does again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
@@ -17,7 +16,6 @@ from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
 from cni.takeover import Forerunner, Leftover
-from sriov.errors import HostError, SriovError
 from sriov.pci import PciAddress
 
 
@@ -113,14 +111,7 @@ class Detacher:
         return None if leftover is None else self.adopt(leftover, call.netns_fd, call)
 
     def _release(self, record: Record, netns_fd: int | None, free: Callable[[], None]) -> None:
-        try:
-            self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
-        except SriovError:
-            left = self._store.find(record.vf)
-            if left is not None:
-                with suppress(HostError):  # a full disk: if the DEL does not come again, the netns's end will do
-                    self._store.write(left.detaching())
-            raise
+        self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
 
 
 def _patience(call: Invocation) -> float:

@@ -167,17 +167,17 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
 
 
 def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
-    """What the one message does not: altnames that the pod took away, offloads. How all of it is then."""
+    """What the one message does not: altnames that the pod took away, what ethtool sets. How all of it is then."""
     found = _inspect(host, home.name)
     if found is None:
         return None
     missing = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if missing:
         kernel.changes.run(host.add_altnames, found.link.index, missing)
-    features = home.traits.missing_in(found.traits).features
-    if features is not None:
-        kernel.changes.run(host.set_features, home.name, features)
-    return _inspect(host, home.name) if missing or features is not None else found
+    tuning = home.traits.missing_in(found.traits)
+    if tuning.is_tuned:
+        kernel.changes.run(host.tune, home.name, tuning)
+    return _inspect(host, home.name) if missing or tuning.is_tuned else found
 
 
 def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLink:

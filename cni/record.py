@@ -182,8 +182,8 @@ def _parse_settings(document: dict[str, Any]) -> VfSettings:
 
 def _parse_link(document: dict[str, Any]) -> HomeLink:
     traits = document.get("traits", {})
-    altnames, broadcast, programs, features = (
-        traits.get(key) for key in ("altnames", "broadcast", "programs", "features"))
+    altnames, broadcast, programs = (traits.get(key) for key in ("altnames", "broadcast", "programs"))
+    words = {key: traits.get(key) for key in ("features", "rings", "coalescing")}
     return HomeLink(**{
         **document,
         "mac": MacAddress.parse(document["mac"]),
@@ -192,6 +192,6 @@ def _parse_link(document: dict[str, Any]) -> HomeLink:
             "altnames": None if altnames is None else tuple(map(str, altnames)),
             "broadcast": None if broadcast is None else MacAddress.parse(broadcast),
             "programs": None if programs is None else tuple((int(mode), int(number)) for mode, number in programs),
-            "features": None if features is None else tuple(map(int, features)),
+            **{key: None if value is None else tuple(map(int, value)) for key, value in words.items()},
         }),
     })

@@ -39,7 +39,8 @@ traits = st.builds(
     LinkTraits, altnames=st.none() | st.lists(names).map(tuple), alias=st.none() | names, flags=words,
     broadcast=st.none() | macs, mode=words, queue_length=words, group=words, gso_max_size=words, gro_max_size=words,
     programs=st.none() | st.lists(st.tuples(st.integers(0, 8), st.integers(1))).map(tuple),
-    features=st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple))
+    **dict.fromkeys(("features", "rings", "coalescing"),
+                    st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple)))
 records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
@@ -99,7 +100,8 @@ def test_a_record_without_what_came_later():
     assert parse_record(json.dumps(document)) == record()
 
 
-@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "flags", "new")), wrong_values)
+@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "rings", "coalescing", "flags",
+                        "new")), wrong_values)
 def test_any_damage_of_traits_is_a_record_or_a_sriov_error(part, value):
     document = json.loads(format_record(record()))
     document["baseline"]["link"]["traits"][part] = value
@@ -336,7 +338,9 @@ def test_a_full_disk(disk):
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(1 << 20))
         check_refused(store, disk, errno.ENOSPC)
-        store.delete(record())          # deleting must work on a full disk
+        detaching = store.mark_detaching(record())
+        assert list(store) == [detaching] == [record().detaching()]      # this process knows at least
+        store.delete(detaching)         # deleting must work on a full disk
         filler.unlink()
     assert on_disk(disk) == []
 
@@ -349,6 +353,10 @@ def test_a_disk_that_turned_read_only(tmp_path):
         try:
             subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path / "vfs"], check=True)
             check_refused(store, tmp_path, errno.EROFS)
+            detaching = store.mark_detaching(record())
+            with pytest.raises(HostError, match=r"cannot delete the record .*: EROFS"):
+                store.delete(detaching)
+            assert list(store) == [detaching]
         finally:
             subprocess.run(["umount", tmp_path / "vfs"], check=True)
     assert on_disk(tmp_path) == [record()]

@@ -18,13 +18,14 @@ from random import Random
 from typing import Any
 
 from cni.wire import SOCKET_PATH
+from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.node import SHIM, Agent, Cni
 from tests.trials.calls import End
-from tests.trials.kills import Trial
+from tests.trials.kills import Kills, Trial
 from tests.trials.pods import Pod
-from tests.trials.storm import Storm
+from tests.trials.storm import Storm, Tally
 
 COMMANDS = ("ADD", "DEL")
 POOLS = """\
@@ -57,28 +58,30 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         trial.add_argument("--cni-path", default=node.CNI_PATH, help="where host-local is")
         trial.add_argument("--leases", type=Path, default=Path("/var/lib/cni/networks"),
                            help="where host-local shall keep what it gave; an agent in a container sees this one")
-        trial.add_argument("--vfs", type=int, default=0, metavar="N", help="make so many on each PF first")
+        trial.add_argument("--vfs", type=int, default=0, metavar="N", help="make so many anew on each PF first")
     return parser.parse_args(argv)
 
 
 def find_vfs(per_pf: int) -> list[VirtualFunction]:
     """VFs with a netdev on this host."""
-    pfs = node.pfs()
-    made = [vf for pf in pfs for vf in (node.make_vfs(pf, per_pf) if per_pf else pf.vfs)]
+    if per_pf:
+        for pf in node.pfs():
+            Sysfs().write_num_vfs(pf.address, 0)
+    made = [vf for pf in node.pfs() for vf in (node.make_vfs(pf, per_pf) if per_pf else pf.vfs)]
     return [vf for vf in made if vf.link is not None]
 
 
 def run_storm(arguments: argparse.Namespace) -> dict[str, Any]:
     cni = Cni(Path(SOCKET_PATH), (arguments.executable,), path=arguments.cni_path)
     storm = Storm(cni, find_vfs(arguments.vfs), arguments.leases, seed=arguments.seed)
-    return dataclasses.asdict(storm.run(arguments.seconds, arguments.workers, arguments.patience))
+    return _fields(storm.run(arguments.seconds, arguments.workers, arguments.patience))
 
 
 def run_kills(arguments: argparse.Namespace) -> dict[str, Any]:
     cni = Cni(Path(SOCKET_PATH), (arguments.executable,), path=arguments.cni_path)
     trial = Trial(cni, find_vfs(arguments.vfs), arguments.leases, seed=arguments.seed)
     trial.warm_up()
-    return {command: dataclasses.asdict(trial.run(command, arguments.trials)) for command in COMMANDS}
+    return {command: _fields(trial.run(command, arguments.trials)) for command in COMMANDS}
 
 
 def run_agent_kills(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +97,12 @@ def run_agent_kills(arguments: argparse.Namespace) -> dict[str, Any]:
                 agent.start()
             return end
 
-        return {command: dataclasses.asdict(trial.run(command, arguments.trials, kill)) for command in COMMANDS}
+        return {command: _fields(trial.run(command, arguments.trials, kill)) for command in COMMANDS}
+
+
+def _fields(value: Tally | Kills) -> dict[str, Any]:
+    """Not by asdict: it cannot copy a Counter."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 @contextmanager

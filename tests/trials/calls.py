@@ -32,11 +32,11 @@ class Caller:
         self._took: dict[str, float] = {}      # seconds, by command: a moving average
         self.count: dict[str, int] = {}
 
-    def call(self, command: str, pod: Pod, netns: str | None = None) -> End:
-        """`netns`: as CNI_NETNS, where that is not the pod's."""
+    def call(self, command: str, pod: Pod, netns: str | None = None, *, typical: bool = True) -> End:
+        """`netns`: as CNI_NETNS, where that is not the pod's. Not `typical`: there may be little to do."""
         started = time.monotonic()
         end = self._finish(self._start(command, pod, netns))
-        if end.failure is None:
+        if end.failure is None and typical:
             with self._guard:
                 took = time.monotonic() - started
                 self._took[command] = (3 * self._took.get(command, took) + took) / 4

@@ -231,7 +231,7 @@ class Storm:
     def _delete(self, pod: Pod, netns: str | None = None) -> None:
         """DEL, tried again where it fails, and what it promises."""
         for _ in range(DEL_TRIES):
-            end: End = self._caller.call("DEL", pod, netns)
+            end: End = self._caller.call("DEL", pod, netns, typical=not pod.ended)
             if end.failure is None:
                 break
             time.sleep(1)
