@@ -27,7 +27,7 @@ from tests.support.node import wait_for
 
 BATCH = 2_000            # calls of one seed
 PATIENCE = 10.0          # seconds
-SLOW = 5.0               # seconds that no answer may take
+SLOW = 2.0               # seconds of this process that no answer may take
 
 
 @pytest.fixture
@@ -38,37 +38,52 @@ def attachments(tmp_path):
         yield Reading(store, tmp_path)
 
 
+class Log(logging.Handler):
+    """Keeps what should not have been logged. Not caplog: with millions of lines that takes all memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong = []
+
+    def emit(self, record):
+        record.getMessage().encode("utf-8", "backslashreplace")      # as on stderr
+        if record.levelno >= logging.ERROR or record.exc_info:
+            self.wrong.append(logging.Formatter().format(record))
+
+
 @pytest.fixture
-def replay(attachments, tmp_path, monkeypatch, caplog):
+def log(monkeypatch):
+    handler, logger = Log(), logging.getLogger("cni")
+    before = logger.level
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(before)
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def replay(attachments, tmp_path, monkeypatch, log):
     """Makes the calls of a seed."""
-    caplog.set_level(logging.INFO)
 
     def make(seed):
         made = Mutator(seed)
         monkeypatch.setattr(ipam, "subprocess", Plugins(iter(made.result, None)))
         for number in range(BATCH):
             env, stdin = {**made.environment(), "CNI_PATH": f"{tmp_path}/bin"}, made.config()
-            begin = time.monotonic()
+            begin = time.process_time()
             try:
                 check_answer(answer(attachments, env, stdin, None))
-                assert time.monotonic() - begin < SLOW
-                check_log(caplog)
+                assert time.process_time() - begin < SLOW
+                assert log.wrong == []
             except Exception as error:
                 pytest.fail(f"seed {seed}, call {number}: {error!r}\n{env}\n{stdin[:3000]!r}")
 
     return make
 
 
-def check_log(caplog):
-    """No bug was met, and what was said can be written to stderr."""
-    for entry in caplog.records:
-        assert entry.levelno < logging.ERROR, entry.getMessage()
-        assert entry.exc_info is None
-        entry.getMessage().encode("utf-8", "backslashreplace")
-    caplog.clear()
-
-
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_documents(replay, seed):
     replay(seed)
 
@@ -163,9 +178,8 @@ class Caller:
 
 
 @pytest.fixture
-def shower(attachments, tmp_path, monkeypatch, caplog):
+def shower(attachments, tmp_path, monkeypatch, log):
     """Makes so many connections of a seed to an agent; gives how many got an answer."""
-    caplog.set_level(logging.INFO)
     path = str(tmp_path / "cni.sock")
 
     def make(seed, count):
@@ -182,7 +196,7 @@ def shower(attachments, tmp_path, monkeypatch, caplog):
                     if reply is not None:
                         answered += 1
                         check_answer(reply)
-                    check_log(caplog)
+                    assert log.wrong == []
                 except Exception as error:
                     pytest.fail(f"seed {seed}, connection {number}: {error!r}")
             wait_for("the end of all calls", lambda: threading.active_count() <= threads)
@@ -210,7 +224,7 @@ def count_descriptors():
 
 
 def test_frames(shower):
-    assert shower(1, 3_000) > 1_000
+    assert shower(1, 2_000) > 700
 
 
 @pytest.mark.long
