@@ -39,7 +39,7 @@ def attachments(tmp_path):
 
 
 class Log(logging.Handler):
-    """Keeps what should not have been logged. Not caplog: with millions of lines that takes all memory."""
+    """Keeps what should not have been logged."""
 
     def __init__(self):
         super().__init__()
@@ -51,34 +51,39 @@ class Log(logging.Handler):
             self.wrong.append(logging.Formatter().format(record))
 
 
-@pytest.fixture
-def log(monkeypatch):
+@contextmanager
+def watched_log():
+    """In place of pytest's own capturing, which keeps all lines and finds a logger that a fixture has set up."""
     handler, logger = Log(), logging.getLogger("cni")
     before = logger.level
-    monkeypatch.setattr(logger, "propagate", False)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    yield handler
-    logger.setLevel(before)
-    logger.removeHandler(handler)
+    logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.propagate = True
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 @pytest.fixture
-def replay(attachments, tmp_path, monkeypatch, log):
+def replay(attachments, tmp_path, monkeypatch):
     """Makes the calls of a seed."""
 
     def make(seed):
         made = Mutator(seed)
         monkeypatch.setattr(ipam, "subprocess", Plugins(iter(made.result, None)))
-        for number in range(BATCH):
-            env, stdin = {**made.environment(), "CNI_PATH": f"{tmp_path}/bin"}, made.config()
-            begin = time.process_time()
-            try:
-                check_answer(answer(attachments, env, stdin, None))
-                assert time.process_time() - begin < SLOW
-                assert log.wrong == []
-            except Exception as error:
-                pytest.fail(f"seed {seed}, call {number}: {error!r}\n{env}\n{stdin[:3000]!r}")
+        with watched_log() as log:
+            for number in range(BATCH):
+                env, stdin = {**made.environment(), "CNI_PATH": f"{tmp_path}/bin"}, made.config()
+                begin = time.process_time()
+                try:
+                    check_answer(answer(attachments, env, stdin, None))
+                    assert time.process_time() - begin < SLOW
+                    assert log.wrong == []
+                except Exception as error:
+                    pytest.fail(f"seed {seed}, call {number}: {error!r}\n{env}\n{stdin[:3000]!r}")
 
     return make
 
@@ -178,15 +183,16 @@ class Caller:
 
 
 @pytest.fixture
-def shower(attachments, tmp_path, monkeypatch, log):
+def shower(attachments, tmp_path, monkeypatch):
     """Makes so many connections of a seed to an agent; gives how many got an answer."""
     path = str(tmp_path / "cni.sock")
 
     def make(seed, count):
         monkeypatch.setattr(ipam, "subprocess", Plugins(iter(Mutator(seed).result, None)))
         answered = 0
-        with serving(tmp_path / "cni.sock", attachments), open("/proc/self/ns/net") as netns, \
-                open("/dev/null") as null, socket.socket(socket.AF_UNIX) as some, closing(Pipe()) as pipe:
+        with watched_log() as log, serving(tmp_path / "cni.sock", attachments), \
+                open("/proc/self/ns/net") as netns, open("/dev/null") as null, \
+                socket.socket(socket.AF_UNIX) as some, closing(Pipe()) as pipe:
             threads, descriptors = threading.active_count(), count_descriptors()
             held = [netns.fileno(), null.fileno(), some.fileno(), *pipe.ends]
             caller = Caller(seed, path, f"{tmp_path}/bin", held)
