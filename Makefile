@@ -31,13 +31,13 @@ fuzz: $(VENV)/ready shim ## millions of malformed calls: of the CNI executable, 
 cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
 	@$(RUN) -m tests.e2e up
 
-compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side, into the README
+compare: $(VENV)/ready shim ## bursts, ADD and DEL times, faults: the existing stack and vfpool, side by side, into the README
 	@$(RUN) -m tests.e2e compare
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache
 	@$(RUN) -m tests.lab build
 
-lab-long: $(VENV)/ready shim ## long trials in the lab: 8 PFs with 7 VFs each, there and back
+lab-long: $(VENV)/ready shim ## long trials in the lab, 8 PFs with 7 VFs each: there and back, and a storm of pods
 	@$(RUN) -m pytest -m "lab and long" $(ARGS)
 
 lab-shell: $(VENV)/ready shim ## a shell in the lab VM

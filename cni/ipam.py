@@ -19,7 +19,10 @@ _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit
 
 
 class NothingGiven(CniError):
-    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved."""
+    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved.
+
+    One that was killed says nothing: it may have reserved some first.
+    """
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
@@ -94,6 +97,13 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
     return stdout
 
 
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:       # a real-time signal
+        return f"signal {number}"
+
+
 def _find(plugin: str, path: str) -> Path:
     for folder in filter(None, path.split(os.pathsep)):
         candidate = Path(folder, plugin)
@@ -104,7 +114,9 @@ def _find(plugin: str, path: str) -> Path:
                        f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
 
 
-def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> NothingGiven:
+def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:
+    if status < 0:
+        return CniError(Code.FAILED, f"IPAM plugin {plugin}: {command} was ended by {_signal(-status)}")
     try:
         document = parse_json(stdout)
         code, message = document["code"], str(document["msg"])

@@ -61,6 +61,11 @@ class Addresses:
     routes: tuple[Route, ...] = ()
     dns: Mapping[str, Any] | None = None
 
+    def gateway(self, route: Route) -> IPv4Address | IPv6Address | None:
+        """Where the route leads: a route that does not say takes the first gateway of its family's addresses."""
+        return route.gateway or next(
+            (ip.gateway for ip in self.ips if ip.gateway and ip.address.version == route.to.version), None)
+
 
 def parse_addresses(document: Mapping[str, Any], what: str, code: Code = Code.FAILED) -> Addresses:
     """Read a result's addresses and routes, in any version's form; raise CniError with `code` that names `what`."""

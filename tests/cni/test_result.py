@@ -164,6 +164,21 @@ def test_any_ipam_result_is_addresses_or_an_error(document, version):
         assert json.loads(json.dumps(shown))["cniVersion"] == version
 
 
+def test_a_route_without_a_gateway_takes_the_first_that_there_is():
+    def gateway(to, **route):
+        return Addresses(ips=(
+            Ip(address=ip_interface("10.0.0.5/24")),
+            Ip(address=ip_interface("fd00::5/64"), gateway=ip_address("fd00::1")),
+            Ip(address=ip_interface("10.1.0.5/24"), gateway=ip_address("10.1.0.1")),
+            Ip(address=ip_interface("10.2.0.5/24"), gateway=ip_address("10.2.0.1")),
+        )).gateway(Route(to=ip_network(to), **route))
+
+    assert gateway("10.99.0.0/16") == ip_address("10.1.0.1")
+    assert gateway("fd99::/64") == ip_address("fd00::1")
+    assert gateway("10.99.0.0/16", gateway=ip_address("10.2.0.9")) == ip_address("10.2.0.9")
+    assert ADDRESSES.gateway(Route(to=ip_network("fd99::/64"))) is None
+
+
 # ---- chains -----------------------------------------------------------------------------------------------
 
 
