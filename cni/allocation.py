@@ -26,7 +26,10 @@ class PodRef:
 
 
 class Allocated(Protocol):
-    """Whether the kubelet gave a VF to a pod; None where that cannot be told now. Never raises."""
+    """Whether the kubelet gave a VF to a pod; None where that cannot be told now, and it has logged why.
+
+    Never raises.
+    """
 
     def __call__(self, pod: PodRef, vf: PciAddress, /) -> bool | None: ...
 
@@ -38,12 +41,14 @@ def find_pod(args: Mapping[str, str]) -> PodRef | None:
 
 
 def check_allocation(allocated: Allocated, args: Mapping[str, str], vf: PciAddress) -> None:
-    """Raise Refused where the VF is not the pod's; what cannot be told is allowed, and logged."""
+    """Raise Refused where the VF is not the pod's; allowed is what cannot be told, and a call by hand."""
     pod = find_pod(args)
-    answer = None if pod is None else allocated(pod, vf)
+    if pod is None:
+        log.info("VF %s is taken for a container that CNI_ARGS names no pod of", vf)
+        return
+    answer = allocated(pod, vf)
     if answer is None:
-        log.warning("VF %s is taken for %s without knowing whether it was allocated to it", vf,
-                    f"pod {pod}" if pod else "a container that CNI_ARGS names no pod of")
+        log.debug("VF %s is taken for pod %s without knowing whether it was allocated to it", vf, pod)
     elif not answer:
         raise Refused(f"VF {vf} is not allocated to pod {pod}",
                       hint="the kubelet chooses a pod's VFs: a network asks for them by its annotation "

@@ -11,7 +11,7 @@ from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.invocation import Invocation
 from cni.ipam import ipam_delete, remember_ipam
 from cni.netconf import find_ipam
-from cni.protocol import Request
+from cni.protocol import Request, find_pod
 from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
@@ -72,7 +72,8 @@ class Detacher:
             names = {"CNI_CONTAINERID": container, "CNI_IFNAME": ifname}
             given = dataclasses.replace(given, environment={**given.environment, **names})
         with self._custody.hold(leftover.vf, call.deadline):
-            return self._adopt(leftover, netns_fd, given)
+            # A GC's environment names no pod; a DEL's is the attachment's own.
+            return self._adopt(leftover, netns_fd, given, find_pod(call.request.environment))
 
     def clear(self, vf: PciAddress, deadline: float) -> None:
         """Before an ADD: a VF that a dead pod of sriov-cni's had gets a record by which it is to come home.
@@ -87,10 +88,11 @@ class Detacher:
                 for other in leftovers[1:]:
                     self.forerunner.forget(other)
 
-    def _adopt(self, leftover: Leftover, netns_fd: int | None, given: Delegation | None) -> Record | None:
+    def _adopt(self, leftover: Leftover, netns_fd: int | None, given: Delegation | None,
+               pod: str = "") -> Record | None:
         record = None
         if self._store.find(leftover.vf) is None:
-            record = self.forerunner.make_record(leftover, netns_fd, given)
+            record = self.forerunner.make_record(leftover, netns_fd, given, pod)
         if record is not None:
             self._store.write(record)
         self.forerunner.forget(leftover)

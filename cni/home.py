@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import time
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from sriov.errors import Gone, HostError, InputError, SriovError
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
+
+log = logging.getLogger(__name__)
 
 _TRIES = 5
 _HANDED_BACK_POLL = 0.02      # seconds
@@ -99,7 +102,9 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
             failure = error
             continue
         except HostError as error:
-            if not _is_worth_another_look(error, kernel, host, vf, home):
+            if error.errno == errno.EEXIST:
+                home = _settle_names(kernel, host, vf, home)
+            if not _is_worth_another_look(error, host, vf, home):
                 raise
             failure = error
             continue
@@ -175,28 +180,45 @@ def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
     return _inspect(host, home.name) if missing or tuning.is_tuned else found
 
 
-def _is_worth_another_look(error: HostError, kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod; or because
-    another VF had the name, and has it no more.
+def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLink:
+    """Home as it can be had, where something on the host has a name of the VF's by now.
+
+    An altname of another VF gives way, as long as that is on the host: a pod put it there, or somebody while this
+    one's name was free. An altname of this VF gives way to any other netdev's.
     """
-    if error.errno == errno.ENOENT:          # an altname that has gone by itself
-        return True
-    if error.errno != errno.EEXIST:
-        return False
-    other = host.find(home.name)
-    return other is None or other.pci == vf.address or _is_given_up(kernel, host, other, home.name)
+    lost = []
+    for name in (home.name, *(home.traits.altnames or ())):
+        other = host.find(name)
+        if other is None or other.pci == vf.address:
+            continue
+        if other.name != name and _is_vf(kernel, other):
+            log.warning("%s: %s was given to %s as an altname: taken off there", vf, name, other.name)
+            kernel.changes.run(host.delete_altnames, other.index, [name])
+        elif name != home.name:
+            log.warning("%s: comes home without its altname %s, which %s has", vf, name, other.name)
+            lost.append(name)
+    if not lost:
+        return home
+    rest = tuple(name for name in home.traits.altnames or () if name not in lost)
+    return dataclasses.replace(home, traits=dataclasses.replace(home.traits, altnames=rest))
 
 
-def _is_given_up(kernel: Kernel, host: Links, other: Link, name: str) -> bool:
-    """Take an altname off another VF's netdev: a pod gave it that one, and the kernel handed it back so."""
-    if other.name == name or other.pci is None:
+def _is_vf(kernel: Kernel, link: Link) -> bool:
+    if link.pci is None:
         return False
     try:
-        kernel.locate(other.pci)
-    except InputError:                       # no VF
+        kernel.sysfs.locate_vf(link.pci)
+    except (Gone, InputError):
         return False
-    kernel.changes.run(host.delete_altnames, other.index, [name])
     return True
+
+
+def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod."""
+    if error.errno == errno.ENOENT:          # an altname that has gone by itself
+        return True
+    other = host.find(home.name)
+    return error.errno == errno.EEXIST and (other is None or other.pci == vf.address)
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:

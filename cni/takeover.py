@@ -6,6 +6,7 @@ network configuration with what ADD found (OrigVfState), `pci/<BDF>` the path of
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -80,12 +81,18 @@ class Forerunner:
         if netns_cookie(netns) is not None:
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {netns}")
         found = [leftover for leftover in self._all() if leftover.vf == vf]
+        if not found:            # its file about the VF was damaged, or its DEL was told of no namespace
+            log.warning("VF %s: sriov-cni gave it to %s, which is gone, and left no word of how the VF was before: "
+                        "it is taken as it is now", vf, netns)
+            _delete(self._folder / "pci" / vf)
         return sorted(found, key=lambda leftover: leftover.since)
 
-    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None) -> Record | None:
+    def make_record(self, leftover: Leftover, netns_fd: int | None, delegation: Delegation | None,
+                    pod: str = "") -> Record | None:
         """A record whose VF is on its way home; None where the VF is gone, or in no namespace of this pod.
 
-        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses.
+        `netns_fd` is the pod's namespace where the caller has it open; `delegation`: who gave it addresses;
+        `pod`: namespace/name where its DEL says it, sriov-cni did not.
         """
         try:
             vf = self._kernel.locate(leftover.vf)
@@ -102,7 +109,7 @@ class Forerunner:
             sets_mac=leftover.sets_mac, ipam=delegation,
             owner=Owner(container_id=container, ifname=ifname, network=leftover.network, netns=netns,
                         cookie=cookie or 0,
-                        file_system=None if netns_fd is None else find_file_system(netns, netns_fd)),
+                        file_system=None if netns_fd is None else find_file_system(netns, netns_fd), pod=pod),
         )
 
     def forget(self, leftover: Leftover) -> None:
@@ -164,6 +171,8 @@ class Forerunner:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:      # no file has such a name
+                return None
             raise HostError(f"cannot read sriov-cni's file {path}", errno=error.errno or 0) from None
         log.info("removed sriov-cni's file %s: the node has been rebooted since", path)
         _delete(path)

@@ -24,7 +24,7 @@ from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
-from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, netns, wait_for
+from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -244,6 +244,54 @@ def test_an_altname_that_is_another_vfs_name_at_home(agent: Agent, vfs: Vfs,
         agent.start()
         cni.delete(config(vfs[1].address), "c2", other)
         wait_for("no record", lambda: not agent.records(), 20)
+
+
+def give_altname(vf: VirtualFunction, name: str) -> None:
+    node.run("ip", "link", "property", "add", "dev", home_name(vf), "altname", name)
+
+
+def test_a_name_that_a_vf_on_the_host_got_as_an_altname_meanwhile(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    """That one has no record by which anybody would take it off: the VF whose name it was needs it."""
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        give_altname(vfs[1], home_name(vfs[0]))
+        give_altname(vfs[1], "storage-uplink")
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not unchanged()
+
+
+def test_an_altname_that_is_another_vfs_name_when_its_own_vf_comes_home(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    """It was there before the pod, but the name is the other one's, and was before."""
+    with netns() as pod, netns() as other:
+        cni = add(agent, vfs[1], pod)
+        give_altname(vfs[0], home_name(vfs[1]))
+        add(agent, vfs[0], other, "c2")
+        cni.delete(config(vfs[1].address), "c1", pod)
+        cni.delete(config(vfs[0].address), "c2", other)
+        assert not unchanged()
+        add(agent, vfs[1], pod)
+        give_altname(vfs[0], home_name(vfs[1]))
+        add(agent, vfs[0], other, "c2")
+    wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
+
+
+def test_a_name_that_another_netdev_has_is_not_taken_from_it(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        node.run("ip", "link", "add", "dummy7", "type", "dummy")
+        try:
+            node.run("ip", "link", "property", "add", "dev", "dummy7", "altname", home_name(vfs[0]))
+            with pytest.raises(CniFailed, match="EEXIST"):
+                cni.delete(config(vfs[0].address), "c1", pod)
+            assert home_name(vfs[0]) in links()["dummy7"]["altnames"]
+        finally:
+            node.run("ip", "link", "del", "dummy7")
+        wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
 
 
 def test_a_pod_that_fights_for_its_altname(agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:

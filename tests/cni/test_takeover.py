@@ -131,6 +131,7 @@ def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, fo
 def test_a_node_that_never_had_it(tmp_path):
     absent = Forerunner(NOW, tmp_path / "none")
     assert absent.find(ATTACHMENT, "") is None
+    assert absent.find(("c" * 1000, "net1"), "") is None      # longer than a file's name may be
     assert list(absent.of_network("net")) == []
 
 
@@ -156,9 +157,9 @@ def test_a_vf_is_whose_namespace_sriov_cni_noted(forerunner, folder, write, said
     assert (VF in files(folder)) is (said is not None)
 
 
-def delete(store, folder, netns="", **config):
+def delete(store, folder, netns="", args="", **config):
     config = {"cniVersion": "1.0.0", "name": "net", "type": "sriov", **config}
-    asked = request(config, CNI_COMMAND=Command.DEL, CNI_NETNS=netns)
+    asked = request(config, CNI_COMMAND=Command.DEL, CNI_NETNS=netns, CNI_ARGS=args)
     call = Invocation(request=asked, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 10)
     Attachments(NOW, store, forerunner=Forerunner(NOW, folder)).handle(call)
 
@@ -173,10 +174,21 @@ def test_it_has_a_record_of_ours_before_its_files_go_and_repair_can_end_it(tmp_p
         assert (made.phase, made.attachment, made.owner.netns) == (Phase.DETACHING, ATTACHMENT, NETNS)
         assert (made.owner.network, made.vf, made.pf, made.index) == ("net", VF, record().pf, 1)
         assert made.ipam is None
+        assert made.owner.pod == ""
         assert files(folder) == []
         assert Custody(NOW, store).find_loss(made) is not None
         Repair(Custody(NOW, store), store).reconcile()
         assert [left.vf for left in store] == [VF]
+
+
+def test_its_record_has_the_pod_that_the_del_names(tmp_path, folder, write):
+    write(**SET)
+    args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0"
+    with opened(tmp_path / "state") as store:
+        with pytest.raises(Gone, match="there is no link"):
+            delete(store, folder, args=args)
+        (made,) = store
+    assert made.owner.pod == "shop/cart-0"
 
 
 def test_the_namespace_that_the_caller_has_open_is_known_by_its_cookie(forerunner, write):
@@ -258,6 +270,14 @@ def test_the_first_of_several_dead_pods_found_it_clean(tmp_path, folder, write):
         assert (made.attachment, made.baseline.link.name, made.ipam) == (ATTACHMENT, "clean", None)
         assert Custody(NOW, store).find_loss(made) is Loss.UNFINISHED
     assert files(folder) == ["c3-net1"]
+
+
+def test_a_dead_pod_of_which_no_file_tells_how_the_vf_was(forerunner, folder, write, caplog):
+    write()
+    (folder / "c1-net1").write_text("{")
+    assert forerunner.of_vf(VF) == []
+    assert f"VF {VF}: sriov-cni gave it to {NETNS}, which is gone, and left no word" in caplog.text
+    assert files(folder) == ["c1-net1.damaged"]
 
 
 def test_a_vf_that_it_never_had(forerunner, write):

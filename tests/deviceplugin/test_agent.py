@@ -17,9 +17,9 @@ from deviceplugin.agent import Agent, Node
 from deviceplugin.kubeletdir import identify
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.nodestatus import now
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
+from sriov.clock import now
 from sriov.commands.status import ask_agent
 from sriov.errors import Refused
 from sriov.host.knownfile import KnownFile
@@ -27,7 +27,7 @@ from sriov.model import RdmaDevice
 from sriov.pci import PciAddress
 from sriov.provision.ledger import Ledger
 from sriov.provision.terms import no_claims
-from sriov.status import Owner
+from sriov.status import Owner, Repairs
 from tests.deviceplugin.harness import configure, run, socket_of, until
 from tests.sriov.fakenode import FakeNode, make_pf
 from tests.support.kubelet import Kubelet
@@ -98,7 +98,7 @@ class Site:
         known = KnownFile(self.root / "known.json", BOOT)
         node = Node(lookout=Lookout(self.node.host, known), executor=self.node.executor(),
                     ledger=Ledger(self.root, BOOT), pods=self.pods, kubelet=PodResources(self.root),
-                    read_claims=no_claims, owners=self.pods.owners, changed=lambda: None)
+                    read_claims=no_claims, owners=self.pods.owners, repairs=Repairs, changed=lambda: None)
         agent = Agent(Process(version="1", started=now()), node, PoolSource(self.path, "n1"), configure(self.root))
         task = asyncio.create_task(agent.run(self.status_socket), name="agent")
         try:
