@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PACKAGES := python3 python3-venv gcc libc6-dev musl-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e e2e-long cluster compare lab lab-long lab-shell bench shim stubs format clean
+.PHONY: help demo test e2e e2e-long fuzz cluster compare lab lab-long lab-shell bench shim stubs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,16 +25,19 @@ e2e: $(VENV)/ready shim ## the product on a real cluster: its node is the lab VM
 e2e-long: $(VENV)/ready shim ## long trials on the cluster: 20 rounds of bursts
 	@$(RUN) -m pytest -m "e2e and long" tests/e2e $(ARGS)
 
+fuzz: $(VENV)/ready shim ## millions of malformed calls: of the CNI executable, and of the agent
+	@$(RUN) -m pytest -m long tests/fuzz $(ARGS)
+
 cluster: $(VENV)/ready shim ## leave the cluster up and say how to use it, until Ctrl-C
 	@$(RUN) -m tests.e2e up
 
-compare: $(VENV)/ready shim ## bursts, ADD and DEL times: the existing stack and vfpool, side by side, into the README
+compare: $(VENV)/ready shim ## bursts, ADD and DEL times, faults: the existing stack and vfpool, side by side, into the README
 	@$(RUN) -m tests.e2e compare
 
 lab: $(VENV)/ready ## build the lab VM's image into the cache
 	@$(RUN) -m tests.lab build
 
-lab-long: $(VENV)/ready shim ## long trials in the lab: 8 PFs with 7 VFs each, there and back
+lab-long: $(VENV)/ready shim ## long trials in the lab, 8 PFs with 7 VFs each: there and back, and a storm of pods
 	@$(RUN) -m pytest -m "lab and long" $(ARGS)
 
 lab-shell: $(VENV)/ready shim ## a shell in the lab VM

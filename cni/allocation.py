@@ -13,17 +13,22 @@ log = logging.getLogger(__name__)
 
 
 class Allocated(Protocol):
-    """Whether the kubelet gave a VF to a pod; None where that cannot be told now. Never raises."""
+    """Whether the kubelet gave a VF to a pod; None where that cannot be told now, and it has logged why.
+
+    Never raises.
+    """
 
     def __call__(self, pod: PodRef, vf: PciAddress, /) -> bool | None: ...
 
 
 def check_allocation(allocated: Allocated, pod: PodRef | None, vf: PciAddress) -> None:
-    """Raise Refused where the VF is not the pod's; what cannot be told is allowed, and logged."""
-    answer = None if pod is None else allocated(pod, vf)
+    """Raise Refused where the VF is not the pod's; allowed is what cannot be told, and a call by hand."""
+    if pod is None:
+        log.info("VF %s is taken for a container that CNI_ARGS names no pod of", vf)
+        return
+    answer = allocated(pod, vf)
     if answer is None:
-        log.warning("VF %s is taken for %s without knowing whether it was allocated to it", vf,
-                    f"pod {pod}" if pod else "a container that CNI_ARGS names no pod of")
+        log.debug("VF %s is taken for pod %s without knowing whether it was allocated to it", vf, pod)
     elif not answer:
         raise Refused(f"VF {vf} is not allocated to pod {pod}",
                       hint="the kubelet chooses a pod's VFs: a network asks for them by its annotation "

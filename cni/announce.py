@@ -49,11 +49,14 @@ def start_announcing(netns_fd: int, arrival: Arrival) -> None:
     """Announce in a thread, once the interface has a carrier and DAD is over; what fails is logged."""
     if not arrival.addresses:
         return
-    try:
-        fd = os.dup(netns_fd)
-        threading.Thread(target=_run, args=(fd, arrival), name="announce", daemon=True).start()
-    except (OSError, RuntimeError) as error:     # too many descriptors or threads: the ADD is done all the same
-        log.warning("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
+    with ExitStack() as stack:
+        try:
+            fd = os.dup(netns_fd)
+            stack.callback(os.close, fd)      # one that stayed open would keep a dead pod's VF
+            threading.Thread(target=_run, args=(fd, arrival), name="announce", daemon=True).start()
+            stack.pop_all()
+        except (OSError, RuntimeError) as error:     # too many descriptors or threads: the ADD is done all the same
+            log.warning("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
 
 
 def _run(netns_fd: int, arrival: Arrival) -> None:
@@ -63,7 +66,7 @@ def _run(netns_fd: int, arrival: Arrival) -> None:
             place = find_place(arrival.netns)
             links, events, packets = call_in(netns_fd, lambda: _open(stack, arrival.index))
             _announce(links, events, packets, arrival, place)
-    except (SriovError, OSError) as error:       # the pod may be gone again
+    except (SriovError, OSError, RuntimeError) as error:       # the pod may be gone again
         log.info("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
 
 

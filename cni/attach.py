@@ -15,7 +15,7 @@ from typing import Any
 
 from cni.allocation import Allocated, check_allocation
 from cni.announce import Arrival, start_announcing
-from cni.away import Pod, check_untied, check_way, configure, find_usable_link, take_away
+from cni.away import Pod, check_untied, check_way, configure, find_usable_link, find_userspace_mtu, take_away
 from cni.check import check_attachment
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.detach import Detacher
@@ -42,7 +42,7 @@ from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
-UNDO_BUDGET = 8.0        # seconds for the IPAM DEL of an undo: BUDGET may be used up, the executable still waits
+UNDO_BUDGET = 8.0        # seconds for an undo once BUDGET is used up: for as long the executable still waits
 
 
 class Attachments:
@@ -63,6 +63,10 @@ class Attachments:
 
     def handle(self, call: Invocation) -> Mapping[str, Any] | None:
         """Carry out the call; the result document of an ADD, None for the other verbs."""
+        with self._kernel.changes.turn(call.deadline + UNDO_BUDGET):
+            return self._handle(call)
+
+    def _handle(self, call: Invocation) -> Mapping[str, Any] | None:
         match call.request.command:
             case Command.GC:
                 collect_garbage(self._detacher, self._store, call)
@@ -158,19 +162,25 @@ class Attachments:
         assert call.netns_fd is not None
         pod = Pod(links=pod_links, netns_fd=call.netns_fd, ifname=request.ifname)
         link = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
-        if link is not None:
+        mtu = None
+        if link is None:
+            mtu = find_userspace_mtu(host, vf, conf)
+        else:
             check_untied(host, vf, link)
             check_way(host, vf, conf, pod)
         record = self._new_record(host, vf, link, conf, request, pod)
         self._store.write(record)
         try:
             kernel.trace("record")
-            addresses = self._ask_ipam(conf, call)
+            addresses = Addresses() if conf.asks_inside else self._ask_ipam(conf, call)
             call.check()
             inside = take_away(kernel, host, vf, link, conf, record.baseline.settings, pod, call.check)
+            if conf.asks_inside:
+                addresses = self._ask_ipam(conf, call)
             if inside is not None:
                 configure(kernel, pod, inside, addresses)
-            own = format_result(_interface(request, conf, vf, inside, record), addresses, request.version)
+                kernel.trace("addresses")
+            own = format_result(_interface(request, conf, vf, inside, mtu, record), addresses, request.version)
             result = join_results(previous, own)
             call.check()
             self._store.write(record.attached(result))
@@ -192,17 +202,24 @@ class Attachments:
 
     def _undo(self, call: Invocation, conf: NetConf, record: Record, error: BaseException) -> None:
         """Everything as before the ADD that `error` ended; what of it fails is a note on that error."""
-        free = partial(self._detacher.free, conf.ipam, call.request, UNDO_BUDGET)
+        record = self._store.find(record.vf) or record       # as it was written last, answered or not
+        until = call.deadline + UNDO_BUDGET
+
+        def free() -> None:
+            self._detacher.free(conf.ipam, call.request, max(until - time.monotonic(), 1.0))
+
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
         kept = partial(_try, free, error) if isinstance(error, NothingGiven) else free
-        _try(partial(self._custody.release, record, call.netns_fd, time.monotonic() + HANDED_BACK, kept), error)
+        patience = min(time.monotonic() + HANDED_BACK, until)
+        _try(partial(self._custody.release, record, call.netns_fd, patience, kept), error)
 
     def _new_record(self, host: Links, vf: Vf, link: Link | None, conf: NetConf, request: Request,
                     pod: Pod) -> Record:
         kernel = self._kernel
         settings = kernel.settings(host, vf)
-        marked = (vf.order is MacOrder.NETDEV_FIRST and settings.mac not in (None, MacAddress.ZERO)
-                  and (kernel.sysfs.has_permanent_mac(vf.address) or self._custody.is_marked(vf.address)))
+        marked = self._custody.is_marked(vf.address, settings.mac)
+        by_admin = (vf.order is MacOrder.NETDEV_FIRST and settings.mac not in (None, MacAddress.ZERO)
+                    and (marked or kernel.sysfs.has_permanent_mac(vf.address)))
         home = None if link is None else look_at_home(host, link)
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
@@ -214,7 +231,7 @@ class Attachments:
         return Record(
             vf=vf.address, pf=vf.pf, index=vf.index, identity=kernel.identity(vf.address), boot_id=kernel.boot_id,
             phase=Phase.ATTACHING, owner=owner, sets_mac=conf.mac is not None,
-            baseline=Baseline(link=home, settings=settings, admin_mac=marked),
+            baseline=Baseline(link=home, settings=settings, admin_mac=by_admin),
             ipam=None if conf.ipam is None else remember_ipam(conf.ipam, request), wanted=_wanted(conf),
         )
 
@@ -223,8 +240,10 @@ def _wanted(conf: NetConf) -> Wanted:
     return Wanted(settings=conf.settings, mtu=conf.mtu)
 
 
-def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, record: Record) -> Interface:
-    mac, mtu = (inside.mac, inside.mtu) if inside else (conf.mac or record.baseline.settings.mac, None)
+def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, mtu: int | None, record: Record,
+               ) -> Interface:
+    """`mtu` is that of a VF without a netdev in the pod."""
+    mac, mtu = (inside.mac, inside.mtu) if inside else (conf.mac or record.baseline.settings.mac, mtu)
     return Interface(name=request.ifname, mac=None if mac == MacAddress.ZERO else mac, mtu=mtu,
                      sandbox=request.netns, pci=vf.address)
 

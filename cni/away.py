@@ -63,6 +63,19 @@ def check_untied(host: Links, vf: Vf, link: Link) -> None:
         raise Refused(f"{vf} is not for pods: {link.name} is a port of {master.name if master else 'another link'}",
                       hint=f"ip link set {link.name} nomaster, or leave the VF out of the pools")
 
+
+def find_userspace_mtu(host: Links, vf: Vf, conf: NetConf) -> int | None:
+    """The MTU that the application of a VF without a netdev may use; refuse what such a VF cannot have."""
+    if conf.asks_inside:
+        raise Refused(f"ipam.type: {conf.ipam} asks through the pod's interface, and {vf} has none: it is driven "
+                      "from user space")
+    pf = host.find(vf.pf_index)
+    if conf.mtu is not None and pf is not None and conf.mtu > pf.mtu:
+        raise Refused(f"mtu: {conf.mtu} is more than {vf.pf_name} carries, which has {pf.mtu}",
+                      hint=f"raise `mtu` of {vf.pf_name} in the pool file")
+    return conf.mtu or (None if pf is None else pf.mtu)
+
+
 def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:
     """Refuse before any change what would end half way: a PF that is down, a name that is taken."""
     # A netdev's MAC goes by the PF's mailbox, and a PF that is down reads none.
@@ -110,9 +123,7 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
     for ip in addresses.ips:
         kernel.changes.run(pod.links.add_address, link.index, ip.address)
     for route in addresses.routes:
-        gateway = route.gateway or next(
-            (ip.gateway for ip in addresses.ips if ip.address.version == route.to.version), None)
-        kernel.changes.run(pod.links.add_route, link.index, route.to, gateway, route.options)
+        kernel.changes.run(pod.links.add_route, link.index, route.to, addresses.gateway(route), route.options)
 
 
 def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:

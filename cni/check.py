@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -83,7 +84,7 @@ def _compare(record: Record, told: Mapping[str, Any], previous: Mapping[str, Any
         yield f"its netdev is not in {record.owner.netns}"
         return
     yield from compare_link(record, told, link)
-    yield from compare_settings(record.wanted.settings, found)
+    yield from compare_settings(expect_settings(record, told, found), found)
     yield from _compare_addresses(record, previous, link, pod)
 
 
@@ -98,6 +99,17 @@ def compare_link(record: Record, told: Mapping[str, Any], link: Link) -> Iterato
         yield f"MTU: expected {record.wanted.mtu}, found {link.mtu}"
     if not link.up:
         yield "it is down"
+
+
+def expect_settings(record: Record, told: Mapping[str, Any], found: VfSettings) -> VfSettings:
+    """What the PF should enforce: what the ADD asked for, but for a trusted VF's MAC that a later plugin changed.
+
+    That MAC some PFs show (igb), and others go on showing theirs; `told` is the interface of prevResult.
+    """
+    wanted = record.wanted.settings
+    if found.mac is not None and str(told.get("mac")).lower() == found.mac:
+        return dataclasses.replace(wanted, mac=None)
+    return wanted
 
 
 def compare_settings(wanted: VfSettings, found: VfSettings) -> Iterator[str]:
@@ -129,8 +141,7 @@ def _compare_addresses(record: Record, previous: Mapping[str, Any], link: Link, 
             yield f"address {ip.address}: another host of the network has it, too"
     ways = {(route.to, route.gateway) for route in pod.dump_link_routes() if route.link == link.index}
     for wanted in made.routes:
-        gateway = wanted.gateway or next(
-            (ip.gateway for ip in made.ips if ip.address.version == wanted.to.version), None)
+        gateway = made.gateway(wanted)
         if wanted in left.routes and (wanted.to, gateway) not in ways:
             yield f"route to {wanted.to}{f' through {gateway}' if gateway else ''}: it is not there"
 

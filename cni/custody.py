@@ -15,13 +15,15 @@ from cni.ipam import ipam_release
 from cni.kernel import Kernel
 from cni.locks import KeyedLocks
 from cni.marks import Marks
+from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
-from sriov.errors import Gone, HostError, Refused, SriovError
+from cni.tally import Counts, Tally
+from sriov.errors import Gone, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
-from sriov.pci import PciAddress
+from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +55,16 @@ class Custody:
         self._store = store
         self._locks = KeyedLocks()
         self._freed = threading.Condition()
+        self._tally = Tally()
         self._marks = Marks(store.folder / "marked.json", kernel.boot_id)
         self._home: dict[PciAddress, Link | None] = {}      # netdevs as this process brought them home
         # Whose VF it is, where its namespace was found, and until when (time.monotonic) that is good enough.
         self._verified: dict[PciAddress, tuple[Owner, tuple[int, int], float]] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """What was done that no DEL had done."""
+        return self._tally.counts
 
     @contextmanager
     def hold(self, vf: PciAddress, deadline: float) -> Iterator[None]:
@@ -135,24 +143,31 @@ class Custody:
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
             self._kernel.settle(link.index)      # udev names what comes back: after us is too late
         rest = self._store.owe(record)
+        self._kernel.trace("owed")
         self._bring_home(rest, None, deadline)
         self._drop(rest)
-        log.warning("VF %s: brought home: %s: %s", record.vf, record.owner, loss)
+        what = f"VF {record.vf}: brought home: {record.owner}: {loss}"
+        self._tally.add_home(what, str(loss))
+        log.warning("%s", what)
         return True
 
     def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None]) -> None:
         """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds both locks.
 
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
-        the other from being done: a VF that is not home keeps its record, and addresses stay owed.
+        the other from being done: a VF that is not home keeps its record, and addresses stay owed. If no other
+        DEL comes then, repair will do.
         """
         if record.phase is Phase.ATTACHED:
             # Who dies half way must not leave half a VF to a pod that lives on.
-            with suppress(HostError):      # a full disk: a DEL is what makes room on it
-                self._store.write(record.detaching())
-            record = self._store.find(record.vf) or record
-        away = _attempt(partial(self._bring_home, record, pod_fd, deadline))
-        unpaid = _attempt(free)
+            record = self._store.mark_detaching(record)
+            self._kernel.trace("detaching")
+        home = partial(self._bring_home, record, pod_fd, deadline)
+        if record.ipam is not None and asks_inside(record.ipam.plugin):
+            unpaid, away = _attempt(free), _attempt(home)
+        else:
+            away, unpaid = _attempt(home), _attempt(free)
+        self._kernel.trace("free")
         if unpaid is not None:
             record = self._store.owe(record)
         if away is None:
@@ -168,14 +183,18 @@ class Custody:
         if owed is not None and owed.ipam is not None:
             ipam_release(owed.ipam, timeout)
             self._store.forget_owed(attachment)
+            self._kernel.trace("paid")
+            what = f"the addresses of {owed.owner}: given back by {owed.ipam.plugin}"
+            self._tally.add_paid(what)
+            log.info("%s", what)
 
     def came_home(self, vf: PciAddress) -> Link | None:
         """The VF's netdev as this process last brought it home."""
         return self._home.get(vf)
 
-    def is_marked(self, vf: PciAddress) -> bool:
-        """Whether the PF had set the VF's MAC before any pod, and did so again when that came home."""
-        return self._marks.holds(vf, self._kernel.identity(vf))
+    def is_marked(self, vf: PciAddress, mac: MacAddress | None) -> bool:
+        """Whether the PF had set `mac` before any pod, and did so again when that came home."""
+        return self._marks.check(vf, self._kernel.identity(vf), mac)
 
     # -- one record --------------------------------------------------------------------------------------
 
@@ -186,12 +205,13 @@ class Custody:
             pod = _enter_own_netns(record, pod_fd, stack)
             self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
         if record.baseline.admin_mac:
-            self._marks.add(record.vf, self._kernel.identity(record.vf))
+            self._marks.add(record.vf, self._kernel.identity(record.vf), record.baseline.settings.mac)
 
     def _drop(self, record: Record) -> None:
         self._store.delete(record)
         with self._freed:
             self._freed.notify_all()
+        self._kernel.trace("forgotten")
 
     def _pay_quickly(self, attachment: Attachment) -> None:
         """A small range may have no address for the next pod before; what fails, repair does again."""

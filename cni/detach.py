@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
@@ -18,7 +17,7 @@ from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
 from cni.takeover import Forerunner
-from sriov.errors import HostError, SriovError
+from sriov.errors import SriovError
 from sriov.pci import PciAddress
 
 
@@ -102,7 +101,7 @@ class Detacher:
 
         Raises Refused where a living one has it. The addresses are its DEL's, which may come yet.
         """
-        if not self.forerunner.of_vf(vf):
+        if not self.forerunner.had(vf):
             return
         with self._custody.hold(vf, deadline), self.forerunner.hold(vf, deadline):
             for number, leftover in enumerate(self.forerunner.of_vf(vf)):
@@ -134,14 +133,7 @@ class Detacher:
         return None if leftover is None else self._adopt(leftover, call, call.deadline)
 
     def _release(self, record: Record, netns_fd: int | None, free: Callable[[], None]) -> None:
-        try:
-            self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
-        except SriovError:
-            left = self._store.find(record.vf)
-            if left is not None:
-                with suppress(HostError):  # a full disk: if the DEL does not come again, the netns's end will do
-                    self._store.write(left.detaching())
-            raise
+        self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
 
 
 def _patience(call: Invocation) -> float:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import time
 from dataclasses import dataclass
 
 from cni.kernel import Kernel, Vf
 from cni.record import HomeLink, Record
 from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
-from sriov.errors import Gone, HostError, SriovError
+from sriov.errors import Gone, HostError, InputError, SriovError
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
+
+log = logging.getLogger(__name__)
 
 _TRIES = 5
 _HANDED_BACK_POLL = 0.02      # seconds
@@ -99,6 +102,8 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
             failure = error
             continue
         except HostError as error:
+            if error.errno == errno.EEXIST:
+                home = _settle_names(kernel, host, vf, home)
             if not _is_worth_another_look(error, host, vf, home):
                 raise
             failure = error
@@ -162,17 +167,50 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
 
 
 def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
-    """What the one message does not: altnames that the pod took away, offloads. How all of it is then."""
+    """What the one message does not: altnames that the pod took away, what ethtool sets. How all of it is then."""
     found = _inspect(host, home.name)
     if found is None:
         return None
     missing = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if missing:
         kernel.changes.run(host.add_altnames, found.link.index, missing)
-    features = home.traits.missing_in(found.traits).features
-    if features is not None:
-        kernel.changes.run(host.set_features, home.name, features)
-    return _inspect(host, home.name) if missing or features is not None else found
+    tuning = home.traits.missing_in(found.traits)
+    if tuning.is_tuned:
+        kernel.changes.run(host.tune, home.name, tuning)
+    return _inspect(host, home.name) if missing or tuning.is_tuned else found
+
+
+def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLink:
+    """Home as it can be had, where something on the host has a name of the VF's by now.
+
+    An altname of another VF gives way, as long as that is on the host: a pod put it there, or somebody while this
+    one's name was free. An altname of this VF gives way to any other netdev's.
+    """
+    lost = []
+    for name in (home.name, *(home.traits.altnames or ())):
+        other = host.find(name)
+        if other is None or other.pci == vf.address:
+            continue
+        if other.name != name and _is_vf(kernel, other):
+            log.warning("%s: %s was given to %s as an altname: taken off there", vf, name, other.name)
+            kernel.changes.run(host.delete_altnames, other.index, [name])
+        elif name != home.name:
+            log.warning("%s: comes home without its altname %s, which %s has", vf, name, other.name)
+            lost.append(name)
+    if not lost:
+        return home
+    rest = tuple(name for name in home.traits.altnames or () if name not in lost)
+    return dataclasses.replace(home, traits=dataclasses.replace(home.traits, altnames=rest))
+
+
+def _is_vf(kernel: Kernel, link: Link) -> bool:
+    if link.pci is None:
+        return False
+    try:
+        kernel.sysfs.locate_vf(link.pci)
+    except (Gone, InputError):
+        return False
+    return True
 
 
 def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:

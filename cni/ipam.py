@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from cni.protocol import CniError, Code, Command, Request
+from cni.protocol import CniError, Code, Command, Request, parse_json
 from cni.record import Delegation
 from cni.result import Addresses, parse_addresses
 
@@ -18,7 +19,10 @@ _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit
 
 
 class NothingGiven(CniError):
-    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved."""
+    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved.
+
+    One that was killed says nothing: it may have reserved some first.
+    """
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
@@ -27,19 +31,24 @@ def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
     After any but NothingGiven it may have reserved some: one that is killed at `timeout`, say.
     """
     output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
-    if len(output) > _RESULT_LIMIT:
-        raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {len(output)} bytes, at most "
-                       f"{_RESULT_LIMIT} are allowed")
+    _check_size(plugin, len(output))
     try:
-        document = json.loads(output)
-    except (ValueError, RecursionError):
+        document = parse_json(output)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: expected a JSON result, got {output[:200]!r}")
+    _check_size(plugin, len(json.dumps(document)))      # in ASCII, as our own is
     addresses = parse_addresses(document, f"IPAM plugin {plugin}: its result")
     if not addresses.ips:
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: it gave no address")
     return addresses
+
+
+def _check_size(plugin: str, size: int) -> None:
+    if size > _RESULT_LIMIT:
+        raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {size} bytes, at most {_RESULT_LIMIT} "
+                       "are allowed")
 
 
 def ipam_delete(plugin: str, request: Request, timeout: float) -> None:
@@ -88,21 +97,33 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
     return stdout
 
 
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:       # a real-time signal
+        return f"signal {number}"
+
+
 def _find(plugin: str, path: str) -> Path:
     for folder in filter(None, path.split(os.pathsep)):
         candidate = Path(folder, plugin)
-        if candidate.is_file():
-            return candidate
+        with suppress(OSError):      # a name that is longer than any file's
+            if candidate.is_file():
+                return candidate
     raise NothingGiven(Code.INVALID_CONFIG,
                        f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
 
 
-def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> NothingGiven:
+def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:
+    if status < 0:
+        return CniError(Code.FAILED, f"IPAM plugin {plugin}: {command} was ended by {_signal(-status)}")
     try:
-        document = json.loads(stdout)
-        code, message = int(document["code"]), str(document["msg"])
+        document = parse_json(stdout)
+        code, message = document["code"], str(document["msg"])
         details = document.get("details")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        if type(code) is not int or not 0 < code < 2**32:      # libcni reads no error with such a code
+            raise ValueError(code)
+    except (ValueError, KeyError, TypeError):
         code, details = Code.FAILED, None
         message = (stderr or stdout).decode(errors="replace").strip()[-500:] or f"exit status {status}"
     error = NothingGiven(code, f"IPAM plugin {plugin}: {command} failed: {message}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cni.queue import ChangeQueue
 from cni.steps import MacOrder, mac_order
-from sriov.errors import HostError
+from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
@@ -63,16 +63,11 @@ class Kernel:
                   order=mac_order(self.sysfs.read_driver(pf)))
 
     def identity(self, address: PciAddress) -> int | None:
-        """A number that a VF made later at this address does not have; None where there is no such device.
-
-        The inode of its folder: kernfs gives none out twice (a generation is part of it).
-        """
+        """As Sysfs.identify; None where there is no such device."""
         try:
-            return Path("/sys/bus/pci/devices", address).stat().st_ino
-        except FileNotFoundError:
+            return self.sysfs.identify(address)
+        except Gone:
             return None
-        except OSError as error:
-            raise HostError(f"cannot look at device {address}", errno=error.errno or 0) from None
 
     def eswitch_mode(self, pf: PciAddress) -> str | None:
         """As Devlink.eswitch_mode."""

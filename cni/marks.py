@@ -10,11 +10,14 @@ import json
 import logging
 from pathlib import Path
 from threading import Lock
+from typing import TypeAlias
 
 from sriov.durable import write_file
-from sriov.pci import PciAddress
+from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
+
+_Mark: TypeAlias = tuple[int | None, MacAddress | None]      # identity, and the MAC that the PF had set
 
 
 class Marks:
@@ -27,25 +30,33 @@ class Marks:
         self._path = path
         self._boot_id = boot_id
         self._guard = Lock()
-        self._identities = self._load()
+        self._marks = self._load()
 
-    def holds(self, vf: PciAddress, identity: int | None) -> bool:
-        """`identity` is the VF's now, as Kernel.identity says."""
-        return vf in self._identities and self._identities[vf] == identity
+    def check(self, vf: PciAddress, identity: int | None, mac: MacAddress | None) -> bool:
+        """Whether the VF is marked. `identity` is its own now, as Kernel.identity says, `mac` what its PF shows.
 
-    def add(self, vf: PciAddress, identity: int | None) -> None:
+        A mark of another MAC goes: the administrator has set it anew, or cleared it.
+        """
+        with self._guard:
+            if vf in self._marks and self._marks[vf] != (identity, mac):
+                self._marks = {other: mark for other, mark in self._marks.items() if other != vf}
+                self._write()
+            return vf in self._marks
+
+    def add(self, vf: PciAddress, identity: int | None, mac: MacAddress | None) -> None:
         """On disk before this returns; where it cannot be written, known for as long as this process lives."""
         with self._guard:
-            if not self.holds(vf, identity):
-                self._identities = {**self._identities, vf: identity}
+            if self._marks.get(vf) != (identity, mac):
+                self._marks = {**self._marks, vf: (identity, mac)}
                 self._write()
 
-    def _load(self) -> dict[PciAddress, int | None]:
+    def _load(self) -> dict[PciAddress, _Mark]:
         try:
             document = json.loads(self._path.read_text())
             if document["boot_id"] != self._boot_id:
                 return {}
-            return {PciAddress(vf): identity for vf, identity in document["vfs"].items()}
+            return {PciAddress(vf): (identity, None if mac is None else MacAddress(mac))
+                    for vf, (identity, mac) in document["vfs"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
@@ -53,7 +64,7 @@ class Marks:
             return {}
 
     def _write(self) -> None:
-        document = {"boot_id": self._boot_id, "vfs": self._identities}
+        document = {"boot_id": self._boot_id, "vfs": self._marks}
         try:
             write_file(self._path, json.dumps(document).encode())
         except OSError as error:

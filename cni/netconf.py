@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cni.fields import MOST_VALUES, EnoughProblemsError, Report
@@ -42,6 +41,11 @@ class NetConf:
     def mac(self) -> MacAddress | None:
         return self.settings.mac
 
+    @property
+    def asks_inside(self) -> bool:
+        """Whether the IPAM plugin needs the pod's interface."""
+        return self.ipam is not None and asks_inside(self.ipam)
+
 
 def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf:
     """Read the configuration and CNI_ARGS; raise CniError (code 7) that lists every problem at once.
@@ -57,7 +61,7 @@ def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf
         conf = _read(config if config.get("type") == "vfpool" else _fold_case(config), args, report)
     if report.problems or conf is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: " + "; ".join(report.problems))
-    return dataclasses.replace(conf, warnings=tuple(report.warnings))
+    return replace(conf, warnings=tuple(report.warnings))
 
 
 def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) -> NetConf | None:
@@ -77,12 +81,13 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
         trust=reader.choice("trust", _SWITCH),
         link_state=reader.choice("link_state", _LINK_STATES),
         min_tx_rate=reader.number("min_tx_rate", 0, _RATE_LIMIT),
-        max_tx_rate=_lower(reader.number("max_tx_rate", 0, _RATE_LIMIT), reader.bandwidth(runtime)),
+        max_tx_rate=reader.number("max_tx_rate", 0, _RATE_LIMIT),
     )
     reader.check_combinations(settings)
+    settings = replace(settings, max_tx_rate=_lower(settings.max_tx_rate, reader.bandwidth(runtime, settings)))
     ipam = reader.section("ipam").text("type", _parse_plugin)
     reader.check_addresses(runtime)
-    mtu = reader.number("mtu", 68, 65535)
+    mtu = reader.mtu()
     reader.check_log()
     reader.check_keys(report)
     if device is None:
@@ -95,6 +100,11 @@ def _fold_case(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {key.lower(): key for key in _OUR_KEYS}
     folded = {names.get(key.lower(), key): value for key, value in config.items()}
     return folded | {key: value for key, value in config.items() if key in names.values()}
+
+
+def asks_inside(ipam: str) -> bool:
+    """Whether this IPAM plugin asks through the interface that is to get the address, and releases it there."""
+    return ipam == "dhcp"
 
 
 def find_ipam(config: Mapping[str, Any]) -> str | None:
@@ -125,7 +135,13 @@ class _Reader(Values):
                 return where.text(key, MacAddress.parse_unicast)
         return None
 
-    def bandwidth(self, runtime: Values) -> int | None:
+    def mtu(self) -> int | None:
+        if self.document.get("mtu") == 0 and self.document.get("type") != "vfpool":
+            self.warn("mtu", "0 is taken for none")      # no key of sriov-cni's: what templates leave there
+            return None
+        return self.number("mtu", 68, 65535)
+
+    def bandwidth(self, runtime: Values, settings: VfSettings) -> int | None:
         """What the pod may send, in Mbit/s; 0: as much as it can."""
         section = runtime.section("bandwidth")
         rate, burst, ingress, _ = (section.number(key, 0, 2**63 - 1)
@@ -138,6 +154,11 @@ class _Reader(Values):
             self._odd(section, "egressRate", f"expected 0 or at least {_MEGABIT} bit/s, a VF's smallest limit, "
                       f"got {rate}")
             return None
+        low = settings.min_tx_rate or 0
+        if rate and rate // _MEGABIT < low:
+            self._odd(section, "egressRate", f"expected at least the network's min_tx_rate ({low} Mbit/s), "
+                      f"got {rate}")
+            return low
         return None if rate is None else min(rate // _MEGABIT, _RATE_LIMIT)
 
     def check_combinations(self, settings: VfSettings) -> None:
@@ -199,6 +220,4 @@ def _lower(rate: int | None, other: int | None) -> int | None:
 def _parse_plugin(text: str) -> str:
     if "/" in text:
         raise InputError(f"expected the name of an IPAM plugin, got {text!r}")
-    if text == "dhcp":
-        raise InputError("'dhcp' asks through the pod's interface, and here addresses come before the VF is moved")
     return text

@@ -1,12 +1,17 @@
-"""Who has which VF, by the records: for answers to an admin."""
+"""Who has which VF, by the records, and what was mended: for answers to an admin."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from cni.record import Record
+from cni.repair import Repair
+from sriov.clock import moment
 from sriov.pci import PciAddress
-from sriov.status import Owner
+from sriov.status import BroughtHome, Owner, Problem, Repairs
+
+_DAMAGED = "its VF may be as a pod left it: mend that by hand; this is said until the agent restarts"
 
 
 def list_owners(records: Iterable[Record]) -> dict[PciAddress, Owner]:
@@ -18,3 +23,15 @@ def _describe(record: Record) -> Owner:
     owner = record.owner
     return Owner(container_id=owner.container_id, ifname=owner.ifname, network=owner.network, netns=owner.netns,
                  phase=str(record.phase), pod=owner.pod or None)
+
+
+def describe_repairs(repair: Repair) -> Repairs:
+    """What repair and ADDs mended since this process began, and what stands unmended."""
+    counts, now = repair.counts, time.time()
+    failures = [Problem(message=each.reason, since=moment(now - each.age)) for each in repair.failures]
+    damaged = [Problem(message=f"set aside a damaged record: {each}", hint=_DAMAGED) for each in repair.damaged]
+    return Repairs(
+        brought_home=tuple(BroughtHome(reason=why, vfs=count) for why, count in counts.brought_home.items()),
+        paid_late=counts.paid_late, set_aside=len(damaged),
+        last=counts.last, last_at=None if counts.last is None else moment(counts.last_at),
+        standing=(*failures, *damaged))

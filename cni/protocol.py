@@ -7,6 +7,7 @@ Source: CNI specification 1.1.0 and its predecessors; error order and version ru
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from sriov.errors import Gone, HostError, InputError, Refused, SriovError
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,31}")      # one that is echoed, by the executable too
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _SUBDOMAIN, _POD_NAME = re.compile(SUBDOMAIN), 253     # a pod's name; its namespace's is shorter
+_DEPTH = 100           # of JSON: encoding it again must not need a deeper stack than Python has
 _SHOWN_VALUE, _SHOWN_MESSAGE = 100, 16_000     # characters; an answer has to fit through the agent's socket
 
 
@@ -173,8 +176,8 @@ def parse_request(environment: Mapping[str, str], stdin: bytes) -> Request:
 
 def parse_config(stdin: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(stdin)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(stdin)
+    except ValueError as error:
         raise CniError(Code.DECODING_FAILURE, f"network configuration: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise CniError(Code.DECODING_FAILURE,
@@ -182,12 +185,39 @@ def parse_config(stdin: bytes) -> dict[str, Any]:
     return config
 
 
+def parse_json(data: bytes) -> Any:  # noqa: ANN401 - JSON
+    """Decode what can be encoded again for whoever reads strict JSON; raise ValueError for anything else."""
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_float)
+    except RecursionError:
+        value = None
+    else:
+        level = [value]
+        for _ in range(_DEPTH):
+            level = [inner for outer in level if isinstance(outer, dict | list)
+                     for inner in (outer.values() if isinstance(outer, dict) else outer)]
+            if not level:
+                return value
+    raise ValueError(f"nested more than {_DEPTH} deep")
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{show(text)} is too large a number")
+    return number
+
+
 def _asked_version(stdin: bytes) -> str:
     try:
         version = parse_config(stdin).get("cniVersion")
     except CniError:
         return VERSIONS[-1]
-    return version if isinstance(version, str) and version else VERSIONS[-1]
+    return version if isinstance(version, str) and _VERSION.fullmatch(version) else VERSIONS[-1]
 
 
 def parse_args(text: str) -> dict[str, str]:
@@ -226,7 +256,8 @@ def find_pod(environment: Mapping[str, str]) -> PodRef | None:
 
 def describe_call(environment: Mapping[str, str]) -> str:
     """For the log: verb, container, interface, and the pod where the caller says which."""
-    shown = " ".join(environment.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    words = (environment.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    shown = " ".join(word if len(word) <= _SHOWN_VALUE and word.isprintable() else show(word) for word in words)
     pod = find_pod(environment)
     return f"{shown} of pod {pod}" if pod else shown
 

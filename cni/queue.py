@@ -5,9 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
+
+from cni.locks import Busy
+from cni.protocol import Code
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,18 +36,22 @@ class ChangeQueue:
         self._own = threading.local()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """All changes of the calling thread within come before those of turns that begin later."""
+    def turn(self, until: float | None = None) -> Iterator[None]:
+        """All changes of the calling thread within come before those of turns that begin later.
+
+        None of them waits for its place beyond `until` (time.monotonic()): a driver may keep the kernel for ever.
+        """
         if self._turn is not None:
             yield
             return
-        self._own.turn = next(self._numbers)
+        self._own.turn, self._own.until = next(self._numbers), until
         try:
             yield
         finally:
-            self._own.turn = None
+            self._own.turn, self._own.until = None, None
 
     def run(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raises Busy (CNI code 11) where the turn's time is over before there is a place."""
         self._enter()
         try:
             return change(*args, **kwargs)
@@ -61,8 +69,16 @@ class ChangeQueue:
                 return
             number, go = next(self._numbers), threading.Event()
             turn = self._turn
-            heapq.heappush(self._waiting, (number if turn is None else turn, number, go))
-        go.wait()
+            entry = number if turn is None else turn, number, go
+            heapq.heappush(self._waiting, entry)
+        until = getattr(self._own, "until", None)
+        if not go.wait(None if until is None else max(0.0, until - time.monotonic())):
+            with self._guard:
+                if go.is_set():       # handed on just now
+                    return
+                self._waiting.remove(entry)
+                heapq.heapify(self._waiting)
+            raise Busy(Code.TRY_AGAIN_LATER, "the kernel is at work for other calls, or one of them hangs in it")
 
     def _leave(self) -> None:
         """Hand the place on, so that none who comes now gets in between."""

@@ -7,14 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sriov.errors import Refused, SriovError
 from sriov.host.linkinfo import LinkTraits
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
-_FORMAT = 1
+# Another number wherever an earlier version could not read what this one writes: a version that is put back then
+# refuses the record and says so, instead of setting aside what it takes for damaged.
+_FORMAT = 2
+_READ = (1, _FORMAT)
 
 
 class Phase(StrEnum):
@@ -119,14 +123,15 @@ def parse_record(text: str) -> Record:
     """Read what `format_record` wrote; raise SriovError for anything else."""
     try:
         document = json.loads(text)
-        if document["format"] != _FORMAT:
-            raise Refused(f"its format is {document['format']!r}, this version knows {_FORMAT}",
+        if document["format"] not in _READ:
+            known = " and ".join(map(str, _READ))
+            raise Refused(f"its format is {document['format']!r}, this version knows {known}",
                           hint="it was written by another version of vfpool: use that one")
         settings = document["baseline"]["settings"]
         link = document["baseline"]["link"]
         identity, ipam = document.get("identity"), document.get("ipam")
         wanted = document.get("wanted")
-        return Record(
+        record = Record(
             vf=PciAddress.parse(document["vf"]),
             pf=PciAddress.parse(document["pf"]),
             index=int(document["index"]),
@@ -145,8 +150,28 @@ def parse_record(text: str) -> Record:
             wanted=Wanted() if wanted is None else Wanted(settings=_parse_settings(wanted["settings"]),
                                                           mtu=wanted["mtu"]),
         )
+        _check_types(record)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SriovError(f"not a record: {error!r}") from None
+    return record
+
+
+def _check_types(value: object) -> None:
+    """Raise TypeError where something in the value of a class here is of another type than the class says."""
+    for name, kinds in _KINDS[type(value)].items():
+        found = getattr(value, name)
+        if not isinstance(found, kinds):
+            raise TypeError(f"{name}: {found!r}")
+        if type(found) in _KINDS:
+            _check_types(found)
+
+
+# By class and field, what a value may be an instance of.
+_KINDS: Mapping[type, Mapping[str, tuple[type, ...]]] = {
+    of: {name: tuple(get_origin(kind) or kind
+                     for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
+         for name, hint in get_type_hints(of).items()}
+    for of in (Record, Owner, Delegation, Wanted, Baseline, HomeLink, LinkTraits, VfSettings)}
 
 
 def _parse_settings(document: dict[str, Any]) -> VfSettings:
@@ -157,8 +182,8 @@ def _parse_settings(document: dict[str, Any]) -> VfSettings:
 
 def _parse_link(document: dict[str, Any]) -> HomeLink:
     traits = document.get("traits", {})
-    altnames, broadcast, programs, features = (
-        traits.get(key) for key in ("altnames", "broadcast", "programs", "features"))
+    altnames, broadcast, programs = (traits.get(key) for key in ("altnames", "broadcast", "programs"))
+    words = {key: traits.get(key) for key in ("features", "rings", "coalescing")}
     return HomeLink(**{
         **document,
         "mac": MacAddress.parse(document["mac"]),
@@ -167,6 +192,6 @@ def _parse_link(document: dict[str, Any]) -> HomeLink:
             "altnames": None if altnames is None else tuple(map(str, altnames)),
             "broadcast": None if broadcast is None else MacAddress.parse(broadcast),
             "programs": None if programs is None else tuple((int(mode), int(number)) for mode, number in programs),
-            "features": None if features is None else tuple(map(int, features)),
+            **{key: None if value is None else tuple(map(int, value)) for key, value in words.items()},
         }),
     })

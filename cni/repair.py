@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from cni.custody import HANDED_BACK, Custody, Loss
 from cni.locks import Busy
 from cni.record import Owner, Record
 from cni.store import Store
+from cni.tally import Counts
 from sriov.errors import SriovError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,14 @@ class _Trouble:
     reason: str = ""           # as it was logged
     tries: int = 0
     due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What stands as it should not: why, and for how many seconds."""
+
+    reason: str
+    age: float
 
 
 class Repair:
@@ -90,6 +99,23 @@ class Repair:
         """Something changed on the host: look now."""
         self._wake.set()
 
+    @property
+    def damaged(self) -> list[str]:
+        """Records that were set aside when they were read, each with the reason."""
+        return self._store.damaged
+
+    @property
+    def counts(self) -> Counts:
+        return self._custody.counts
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What could not be settled by now, and was said; any thread may ask."""
+        now = time.monotonic()
+        return [Failure(reason=trouble.reason, age=now - trouble.since)
+                for troubles in (self._vf_troubles.copy(), self._ipam_troubles.copy())
+                for trouble in troubles.values() if trouble.reason]
+
     def _run(self, work: Callable[[], None], wake: threading.Event) -> None:
         while not self._stopping.is_set():
             work()
@@ -97,15 +123,16 @@ class Repair:
             wake.clear()
 
     def _look_at_all(self) -> None:
-        for record in self._store:
+        records = list(self._store)
+        _keep(self._vf_troubles, {record.vf for record in records})
+        for record in records:
             if self._stopping.is_set():
                 return
             self._look(record)
 
     def _pay_all(self) -> None:
         owed = self._store.owed
-        for attachment in self._ipam_troubles.keys() - {record.attachment for record in owed}:
-            del self._ipam_troubles[attachment]      # its DEL came
+        _keep(self._ipam_troubles, {record.attachment for record in owed})
         for record in owed:
             if self._stopping.is_set():
                 return
@@ -117,25 +144,28 @@ class Repair:
         trouble = _known(self._vf_troubles, record.vf, record, now)
         if now < trouble.due:
             return
-        self._vf_troubles.pop(record.vf, None)
+        _note(self._vf_troubles, record.vf, self._settle(record, trouble, now))
+
+    def _settle(self, record: Record, trouble: _Trouble, now: float) -> _Trouble | None:
+        """One try; what of the trouble is left."""
         try:
             loss = self._custody.find_loss(record, exact=False)
         except Exception as error:       # that proves nothing, and may be over at the next look
             what = f"cannot tell whether {record.owner} still has VF {record.vf}"
-            self._vf_troubles[record.vf] = dataclasses.replace(trouble, reason=_say(what, error, trouble.reason))
-            return
+            return dataclasses.replace(trouble, reason=_say(what, error, trouble.reason))
+        if loss is None:
+            return None
         if loss is Loss.HELD:
-            self._vf_troubles[record.vf] = self._wait(record, trouble)
-        elif loss is not None:
-            try:
-                with self._custody.hold(record.vf, now):      # no waiting: who has it may end the matter
-                    self._custody.settle(record, now + VF_BUDGET)
-                self._owing.set()
-            except Busy:
-                pass
-            except Exception as error:
-                what = f"VF {record.vf} of {record.owner} is not home"
-                self._vf_troubles[record.vf] = _postpone(trouble, what, error)
+            return self._wait(record, trouble)
+        try:
+            with self._custody.hold(record.vf, now):      # no waiting: who has it may end the matter
+                self._custody.settle(record, now + VF_BUDGET)
+            self._owing.set()
+        except Busy:
+            return trouble
+        except Exception as error:
+            return _postpone(trouble, f"VF {record.vf} of {record.owner} is not home", error)
+        return None
 
     def _pay(self, record: Record, timeout: float) -> None:
         """Do one IPAM DEL that is owed, where that is due. Never raises."""
@@ -143,22 +173,23 @@ class Repair:
         trouble = _known(self._ipam_troubles, record.attachment, record, now)
         if now < trouble.due:
             return
-        self._ipam_troubles.pop(record.attachment, None)
+        left: _Trouble | None = None
         try:
             with self._custody.hold_attachment(record.attachment, now):
                 self._custody.pay(record.attachment, timeout)
         except Busy:
-            pass
+            left = trouble
         except Exception as error:
-            what = f"the addresses of {record.owner} are still reserved"
-            self._ipam_troubles[record.attachment] = _postpone(trouble, what, error)
+            left = _postpone(trouble, f"the addresses of {record.owner} are still reserved", error)
+        _note(self._ipam_troubles, record.attachment, left)
 
     def _wait(self, record: Record, trouble: _Trouble) -> _Trouble:
         """The kernel needs a moment to take a namespace down; who holds it open may take for ever."""
-        if trouble.reason == Loss.HELD or time.monotonic() < trouble.since + HANDED_BACK:
+        reason = f"VF {record.vf} of {record.owner} is not home: {Loss.HELD}"
+        if trouble.reason == reason or time.monotonic() < trouble.since + HANDED_BACK:
             return trouble
-        log.warning("VF %s of %s is not home: %s", record.vf, record.owner, Loss.HELD)
-        return dataclasses.replace(trouble, reason=Loss.HELD)
+        log.warning("%s", reason)
+        return dataclasses.replace(trouble, reason=reason)
 
 
 def _known(troubles: dict[Hashable, _Trouble], key: Hashable, record: Record, now: float) -> _Trouble:
@@ -166,6 +197,20 @@ def _known(troubles: dict[Hashable, _Trouble], key: Hashable, record: Record, no
     if trouble is None or trouble.owner != record.owner:
         return _Trouble(owner=record.owner, since=now)
     return trouble
+
+
+def _note(troubles: dict[Hashable, _Trouble], key: Hashable, left: _Trouble | None) -> None:
+    """Until it is known what is left the trouble stays: there are readers."""
+    if left is None:
+        troubles.pop(key, None)
+    else:
+        troubles[key] = left
+
+
+def _keep(troubles: dict[Hashable, _Trouble], keys: Set[Hashable]) -> None:
+    """Forget the others: a DEL came."""
+    for key in troubles.keys() - keys:
+        del troubles[key]
 
 
 def _postpone(trouble: _Trouble, what: str, error: Exception) -> _Trouble:

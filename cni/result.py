@@ -5,6 +5,7 @@ Source: CNI specification 1.1.0 and its predecessors; version rules as the Go `t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import (
@@ -26,6 +27,7 @@ from sriov.pci import MacAddress, PciAddress
 
 _IP4_IP6_RESULT = ("0.1.0", "0.2.0")               # ip4 and ip6 objects, no interfaces
 _VERSIONED_IPS = ("0.3.0", "0.3.1", "0.4.0")       # ips[].version; interfaces without mtu and pciID
+_PREVIOUS_LIMIT = 1 << 20       # bytes: our own result, which repeats it, has to fit through the agent's socket
 _LISTS, _OBJECTS = ("interfaces", "ips", "routes"), ("ip4", "ip6", "dns")
 
 
@@ -58,6 +60,11 @@ class Addresses:
     ips: tuple[Ip, ...] = ()
     routes: tuple[Route, ...] = ()
     dns: Mapping[str, Any] | None = None
+
+    def gateway(self, route: Route) -> IPv4Address | IPv6Address | None:
+        """Where the route leads: a route that does not say takes the first gateway of its family's addresses."""
+        return route.gateway or next(
+            (ip.gateway for ip in self.ips if ip.gateway and ip.address.version == route.to.version), None)
 
 
 def parse_addresses(document: Mapping[str, Any], what: str, code: Code = Code.FAILED) -> Addresses:
@@ -175,6 +182,9 @@ def find_previous(config: Mapping[str, Any], version: str) -> Mapping[str, Any] 
     if previous.get("cniVersion") not in (None, "", version):
         raise _bad_previous(".cniVersion", f"expected {version} as in the configuration, got "
                             f"{show(previous['cniVersion'])}")
+    size = len(json.dumps(previous))
+    if size > _PREVIOUS_LIMIT:
+        raise _bad_previous("", f"expected at most {_PREVIOUS_LIMIT} bytes, got {size}")
     for key in _LISTS:
         entries = [] if previous.get(key) is None else previous[key]
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):

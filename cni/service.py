@@ -32,7 +32,7 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
         if request.command is Command.VERSION:
             return answer_version(stdin)
         call = Invocation(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
-        result = attachments.handle(call)
+        reply = _answer(0, attachments.handle(call))
     except SriovError as error:
         log.warning("%s: failed after %.0f ms: %s", shown, 1000 * (time.monotonic() - started), error)
         return fail(error, stdin)
@@ -42,7 +42,7 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
     # A runtime asks for the STATUS every few seconds.
     level = logging.DEBUG if request.command is Command.STATUS else logging.INFO
     log.log(level, "%s: done in %.0f ms", shown, 1000 * (time.monotonic() - started))
-    return _answer(0, result)
+    return reply
 
 
 def answer_version(stdin: bytes) -> Answer:

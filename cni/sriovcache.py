@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from sriov.pci import PciAddress
 log = logging.getLogger(__name__)
 
 _DAMAGED, _OUTDATED = ".damaged", ".outdated"      # files set aside: not of sriov-cni; of before the node's boot
+_LOCKS = "pci/vf_lock"
 _WRITING = 1.0           # seconds that a file may be half there
 _POLL = 0.05             # seconds: neither who writes nor who has the lock says when that is over
 
@@ -40,12 +42,14 @@ class SriovCache:
 
     def find(self, attachment: Attachment) -> Leftover | None:
         """None where there is no such file, or a damaged one, which is set aside."""
+        self._make_searchable()
         return self._read("-".join(attachment), attachment)
 
     def reread(self, leftover: Leftover) -> Leftover | None:
         return self._read(leftover.name, leftover.attachment if leftover.certain else None)
 
     def all(self) -> Iterator[Leftover]:
+        self._make_searchable()
         try:
             names = sorted(path.name for path in self._folder.iterdir()
                            if "-" in path.name and path.suffix not in (_DAMAGED, _OUTDATED) and path.is_file())
@@ -60,6 +64,7 @@ class SriovCache:
 
     def read_netns(self, vf: PciAddress) -> tuple[str, float] | None:
         """Which namespace has the VF, and since when; None where the file does not say it."""
+        self._make_searchable()
         found = _read_file(self._folder / "pci" / vf)
         if found is None:
             return None
@@ -85,7 +90,7 @@ class SriovCache:
 
         Versions since 2025 have it for the whole of an ADD or DEL, and leave its file. Others make none.
         """
-        path = self._folder / "pci/vf_lock" / f"{vf}.lock"
+        path = self._folder / _LOCKS / f"{vf}.lock"
         try:
             lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -111,6 +116,19 @@ class SriovCache:
 
     def delete_netns(self, vf: PciAddress) -> None:
         _delete(self._folder / "pci" / vf)
+
+    def _make_searchable(self) -> None:
+        """sriov-cni makes its folders with mode 0600. That hinders no root with CAP_DAC_OVERRIDE; the agent in its
+        container has none, but as their owner it may change the mode.
+        """
+        for folder in (self._folder, self._folder / "pci", self._folder / _LOCKS):
+            try:
+                if not folder.stat().st_mode & stat.S_IXUSR:
+                    folder.chmod(0o700)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise HostError(f"cannot look into sriov-cni's folder {folder}", errno=error.errno or 0) from None
 
     def _read(self, name: str, attachment: Attachment | None) -> Leftover | None:
         path = self._folder / name

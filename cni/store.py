@@ -67,6 +67,17 @@ class Store:
         """Replace the VF's record, on disk before this returns."""
         self._vfs.write(record)
 
+    def mark_detaching(self, record: Record) -> Record:
+        """The VF's record once its way home has begun. On a full or read-only disk only this process knows of it:
+        a DEL is what makes room.
+        """
+        detaching = record.detaching()
+        try:
+            self._vfs.write(detaching)
+        except HostError:
+            self._vfs.keep(detaching)
+        return detaching
+
     def delete(self, record: Record) -> None:
         """Remove this record; nothing to do where the VF has another one, or none."""
         self._vfs.delete(record)
@@ -125,6 +136,10 @@ class _Folder:
             write_file(path, format_record(record).encode())
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from error
+        self.keep(record)
+
+    def keep(self, record: Record) -> None:
+        """In memory alone, in the place of what the file says."""
         with self._guard:
             self._records[self._name(record)] = record
 
@@ -160,6 +175,8 @@ class _Folder:
     def _read(self, path: Path) -> None:
         try:
             record = parse_record(path.read_text())
+            if self._file(record) != path:
+                raise SriovError(f"not the record of this file: {self._name(record)}")
         except Refused as error:
             raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
         except (SriovError, UnicodeDecodeError) as error:

@@ -47,14 +47,22 @@ class Forerunner:
         """All that the network's pods left."""
         return (leftover for leftover in self._all() if leftover.network == network)
 
-    def of_vf(self, vf: PciAddress) -> list[Leftover]:
-        """What dead pods left of this VF, the first that had it first; raise Refused where a living one has it."""
+    def had(self, vf: PciAddress) -> bool:
+        """Whether some pod has or had this VF and no DEL came; raise Refused where that one lives."""
         noted = self._cache.read_netns(vf)
-        if noted is None:
-            return []
-        if netns_cookie(noted[0]) is not None:
+        if noted is not None and netns_cookie(noted[0]) is not None:
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {noted[0]}")
+        return noted is not None
+
+    def of_vf(self, vf: PciAddress) -> list[Leftover]:
+        """What dead pods left of this VF, the first that had it first; raises as `had`. In `hold`."""
+        if not self.had(vf):
+            return []
         found = [leftover for leftover in self._all() if leftover.vf == vf]
+        if not found:            # its file about the VF was damaged, or its DEL was told of no namespace
+            log.warning("VF %s: sriov-cni gave it to a pod that is gone, and left no word of how the VF was "
+                        "before: it is taken as it is now", vf)
+            self._cache.delete_netns(vf)
         return sorted(found, key=lambda leftover: leftover.since)
 
     def hold(self, vf: PciAddress, deadline: float) -> AbstractContextManager[None]:

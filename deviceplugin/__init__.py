@@ -4,6 +4,7 @@ Depends on sriov; __main__ joins in cni (the agent is device plugin and CNI serv
 Pure: allocation, changes. gRPC and protobuf stay in plugin, endpoint, registration, podresources and kubelet/,
 asyncinotify in folders. agent joins the tasks: inventory owns what is advertised, publishes it as numbered
 immutable snapshots that say what they changed, and every stream waits for a version newer than its own;
-poolsource owns what the pool file says, provisioner makes the host so; nodestatus joins what they know,
-statusserver tells it to who asks. Events only ever say that it is time to look again.
+poolsource owns what the pool file says, provisioner makes the host so; grants knows whether a VF is a pod's;
+nodestatus joins what they know, statusserver tells it to who asks. Events only ever say that it is time to look
+again.
 """

@@ -16,23 +16,25 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from cni.allocation import Allocated
 from cni.attach import Attachments
 from cni.install import SHIM, install_executable
 from cni.kernel import Kernel, open_kernel
-from cni.owners import list_owners
+from cni.owners import describe_repairs, list_owners
 from cni.server import Server
 from cni.store import Store
 from cni.wire import SOCKET_PATH
 from deviceplugin import deviceinfo
 from deviceplugin.agent import Agent, Node
+from deviceplugin.grants import Grants
 from deviceplugin.kubeletdir import KubeletDirectory
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.nodestatus import now
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.service import ServiceConfig
 from sriov.arguments import add_version, parse_path, parse_socket, read_version
+from sriov.clock import now
 from sriov.errors import InputError, SriovError
 from sriov.host.discovery import discover
 from sriov.host.knownfile import KnownFile
@@ -96,6 +98,7 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
         lookout=Lookout(partial(discover, kernel.sysfs, PackageMemory(kernel.sysfs.identify)), known),
         executor=Executor(kernel.sysfs), ledger=ledger,
         pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
+        repairs=partial(describe_repairs, attachments.repair),
         read_claims=partial(read_claims, root=args.host_root), changed=attachments.repair.hint,
     )
 
@@ -123,6 +126,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                              "(default: VFPOOL_HOST_ROOT of the environment, or else /)")
     parser.add_argument("--install-cni", type=parse_path, action="append", default=[], metavar="PATH",
                         help="put the CNI executable there, /opt/cni/bin/vfpool say; may be given again")
+    parser.add_argument("--any-vf", action="store_true",
+                        help="let a CNI call name any VF; otherwise one that the kubelet did not give to its pod "
+                             "is refused")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser.parse_args(argv)
 
@@ -149,11 +155,16 @@ def _check_places(args: argparse.Namespace) -> None:
             raise InputError(f"cannot use {option} {file}: it is a folder, expected the path of a file")
 
 
+def _ask_kubelet(folder: Path) -> Allocated:
+    grants = Grants(PodResources(folder))
+    return lambda pod, vf: grants.covers(pod.namespace, pod.name, pod.uid, vf)
+
+
 @contextmanager
 def _attachments(kernel: Kernel, store: Store, args: argparse.Namespace) -> Iterator[Attachments]:
     """The node's attachments, repaired, and served on the CNI socket for as long as the context lasts."""
     with ExitStack() as stack:
-        attachments = Attachments(kernel, store)
+        attachments = Attachments(kernel, store, allocated=None if args.any_vf else _ask_kubelet(args.kubelet_dir))
         attachments.repair.reconcile()
         server = stack.enter_context(Server(args.socket, attachments))
         stack.callback(args.socket.unlink, missing_ok=True)

@@ -14,20 +14,21 @@ from typing import Protocol
 from deviceplugin.inventory import Inventory, View
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.nodestatus import Knowledge, describe_node, moment
+from deviceplugin.nodestatus import Knowledge, describe_node
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
 from deviceplugin.provisioner import Provisioner, Surroundings
 from deviceplugin.service import Service, ServiceConfig
 from deviceplugin.statusserver import serving_status
 from deviceplugin.watch import KernelWatch
+from sriov.clock import moment
 from sriov.model import VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import PoolFile, assign
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
 from sriov.provision.terms import ClaimReader
-from sriov.status import NodeStatus, Owner, PoolFileStatus, Problem, Registration
+from sriov.status import NodeStatus, Owner, PoolFileStatus, Problem, Registration, Repairs
 
 log = logging.getLogger("vfpool-agent")
 
@@ -44,9 +45,9 @@ class Pods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI;
-    `read_claims` tells who else makes VFs; `changed` is told when the kernel says that netdevs or PCI functions
-    changed."""
+    """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI, `repairs`
+    what was mended of those; `read_claims` tells who else makes VFs; `changed` is told when the kernel says that
+    netdevs or PCI functions changed."""
 
     lookout: Lookout
     executor: Executor
@@ -55,6 +56,7 @@ class Node:
     kubelet: PodResources
     read_claims: ClaimReader
     owners: Callable[[], Mapping[PciAddress, Owner]]
+    repairs: Callable[[], Repairs]
     changed: Callable[[], None]
 
 
@@ -104,7 +106,7 @@ class Agent:
         return describe_node(self._process, Knowledge(
             snapshot=snapshot, since=moment(snapshot.since), host=self._node.lookout.host, pool_file=wish.file,
             file=PoolFileStatus(path=str(self._source.path), since=moment(wish.since), error=wish.problem),
-            owners=self._node.owners(), report=self._provisioner.report,
+            owners=self._node.owners(), repairs=self._node.repairs(), report=self._provisioner.report,
             kubelet={name: Registration(registered=problem is None, problem=problem)
                      for name, problem in self._service.problems.items()},
             problems=[Problem(message=trouble) for trouble in troubles if trouble is not None],

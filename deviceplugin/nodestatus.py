@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,18 +20,10 @@ from sriov.status import (
     PoolFileStatus,
     Problem,
     Registration,
+    Repairs,
     ResourceStatus,
     VfStatus,
 )
-
-
-def now() -> Moment:
-    return moment(time.time())
-
-
-def moment(seconds: float) -> Moment:
-    """Of seconds since the epoch."""
-    return Moment(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +39,7 @@ class Knowledge:
     """What the agent knows at one moment. `pool_file` is the one in force, `file` where it is from and its state.
 
     `owners`: who has which VF. `kubelet`: by resource. `report`: of the last try to make the host fit the file.
-    `problems`: what else went wrong, of the node as a whole.
+    `repairs`: what was mended of VFs that pods had. `problems`: what else went wrong, of the node as a whole.
     """
 
     snapshot: Snapshot
@@ -59,6 +50,7 @@ class Knowledge:
     owners: Mapping[PciAddress, Owner] = field(default_factory=dict)
     kubelet: Mapping[str, Registration] = field(default_factory=dict)
     report: Report | None = None
+    repairs: Repairs = field(default_factory=Repairs)
     problems: Sequence[Problem] = ()
 
 
@@ -81,7 +73,7 @@ def describe_node(agent: Agent, known: Knowledge) -> NodeStatus:
         resources=resources, pfs=tuple(_describe_pfs(known, resources)),
         unpooled=tuple(_describe_vf(vf, known, None) for vf in sorted(there, key=lambda vf: vf.address.order)),
         problems=(*known.problems, *_find_lost(strays, known)),
-        unreadable=known.host.unreadable,
+        unreadable=known.host.unreadable, repairs=known.repairs,
     )
 
 

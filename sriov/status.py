@@ -14,7 +14,7 @@ from sriov.errors import InputError
 from sriov.pci import PciAddress
 
 SOCKET_PATH = "/run/vfpool/status.sock"
-FORMAT = 1                            # changes whenever an older reader would not understand the document
+FORMAT = 2                            # changes whenever an older reader would not understand the document
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Problem:
 
     message: str
     hint: str | None = None
+    since: Moment | None = None       # None: not known
 
     def __str__(self) -> str:
         return f"{self.message} (hint: {self.hint})" if self.hint else self.message
@@ -124,6 +125,24 @@ class PoolFileStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtHome:
+    reason: str
+    vfs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repairs:
+    """What was mended since the agent's start where no DEL did it, and what stands unmended."""
+
+    brought_home: tuple[BroughtHome, ...] = ()
+    paid_late: int = 0                # attachments whose addresses their DEL did not give back
+    set_aside: int = 0                # damaged records
+    last: str | None = None           # what was done last
+    last_at: Moment | None = None
+    standing: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     agent_version: str
     started: Moment
@@ -135,6 +154,7 @@ class NodeStatus:
     unpooled: tuple[VfStatus, ...] = ()    # VFs that pods have and no pool does
     problems: tuple[Problem, ...] = ()     # of the node as a whole: what provisioning or a scan could not do
     unreadable: tuple[str, ...] = ()       # what of the host could not be read, and why
+    repairs: Repairs = Repairs()
 
     def find_problems(self) -> Iterator[Problem]:
         """All that is not as it should be; nothing: all is well."""
@@ -144,6 +164,7 @@ class NodeStatus:
         if not self.snapshot:
             yield Problem(message="the node has not been looked at yet")
         yield from self.problems
+        yield from self.repairs.standing
         for pf in self.pfs:
             yield from pf.problems
         for resource in self.resources:
@@ -171,7 +192,8 @@ class NodeStatus:
 
 # Field names with their types, in order.
 _TYPES: Mapping[type, Mapping[str, Any]] = {kind: get_type_hints(kind) for kind in (
-    Problem, Owner, VfStatus, Registration, ResourceStatus, PfStatus, PoolFileStatus, NodeStatus)}
+    Problem, Owner, VfStatus, Registration, ResourceStatus, PfStatus, PoolFileStatus, BroughtHome, Repairs,
+    NodeStatus)}
 
 
 def status_fields(status: NodeStatus) -> dict[str, Any]:

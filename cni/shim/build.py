@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("vfpool.c")
-WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")
+WARNINGS = (
+    *("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wundef", "-Wvla"),
+    *("-Wcast-align", "-Wcast-qual", "-Wwrite-strings", "-Wformat=2", "-Wimplicit-fallthrough", "-Wswitch-enum"),
+    *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Werror"),
+)
 FLAGS = (
     *("-std=c17", "-D_GNU_SOURCE", "-Os", *WARNINGS),
     *("-static", "-s", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-Wl,--build-id=none"),

@@ -4,6 +4,12 @@
  * of the pod's network namespace) to the node agent over a unix socket, prints what the agent answers and
  * exits with the status that the agent names. cni/wire.py is the other end and describes the wire format.
  *
+ * Where no agent listens it waits for one that restarts; then the call fails, to be tried again (STATUS:
+ * unavailable). Except for a DEL: every change to a VF has been recorded on disk before it was made, so without
+ * a record of the container there is nothing to undo, and the DEL is done. It needs the agent where there is a
+ * record, where sriov-cni has one, or where that cannot be read. The state folder is VFPOOL_STATE of the
+ * environment, the socket VFPOOL_SOCKET, where they are not the usual ones.
+ *
  * Statically linked, no stdio, no heap: hosts have no interpreter and maybe another libc, and in chained
  * mode every pod of the node runs this.
  */
@@ -12,16 +18,22 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_SOCKET "/run/vfpool/cni.sock"
+#define DEFAULT_STATE "/var/lib/vfpool"
+#define FORERUNNER "/var/lib/cni/sriov"      /* sriov-cni's records: see cni/takeover.py */
 #define SUPPORTED "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 
 enum {
@@ -30,11 +42,14 @@ enum {
     ANSWER_LIMIT = 4 << 20,
     HEADER_LIMIT = 32,       /* of an answer: "<exit status> <bytes>\n" */
     QUOTE_LIMIT = 256,       /* bytes of one piece of an error message */
+    RECORD_HEAD = 8 << 10,   /* of a record: its owner stands near its begin */
     RETRY_MS = 10,
 };
 
 /* Error codes of the CNI specification. */
 enum { BAD_ENVIRONMENT = 4, IO_FAILURE = 5, BAD_CONFIG = 6, TRY_AGAIN = 11, UNAVAILABLE = 50 };
+
+enum found { NONE, RECORD, UNREADABLE };
 
 struct text {
     size_t size;
@@ -48,6 +63,7 @@ static char answer[HEADER_LIMIT + ANSWER_LIMIT];
 
 static char cni_version[32] = "1.1.0";       /* what the answer echoes */
 static const char *socket_path = DEFAULT_SOCKET;
+static const char *duty = "";                /* why a DEL needs the agent */
 static long long started;
 
 static long long now_ms(void)
@@ -125,7 +141,8 @@ static void put_number(struct text *text, unsigned long long number)
 /* Print a CNI error object, its message made of the pieces up to a NULL, and exit. */
 _Noreturn static void fail(unsigned code, const char *const pieces[])
 {
-    static struct text out;
+    struct text out;
+    out.size = 0;
     const char *command = getenv("CNI_COMMAND");
     const char *ifname = getenv("CNI_IFNAME");
     put(&out, "{\"cniVersion\":\"");
@@ -159,20 +176,26 @@ static const char *explain(int error)
     case EACCES:       return "no permission (EACCES)";
     case ENAMETOOLONG: return "the path is too long for a unix socket (ENAMETOOLONG)";
     }
+    other.size = 0;
     put(&other, "errno ");
     put_number(&other, (unsigned)error);
+    other.bytes[other.size] = '\0';
     return other.bytes;
+}
+
+static bool is_command(const char *command)
+{
+    return strcmp(getenv("CNI_COMMAND"), command) == 0;
 }
 
 /* STATUS asks whether an ADD could be served: without an agent none can. */
 static unsigned agent_failure(void)
 {
-    const char *command = getenv("CNI_COMMAND");
-    return command != NULL && strcmp(command, "STATUS") == 0 ? UNAVAILABLE : TRY_AGAIN;
+    return is_command("STATUS") ? UNAVAILABLE : TRY_AGAIN;
 }
 
 #define AGENT_FAILED(what, why) \
-    FAIL(agent_failure(), "the vfpool agent ", what, " on ", socket_path, ": ", why, \
+    FAIL(agent_failure(), "the vfpool agent ", what, " on ", socket_path, ": ", why, duty, \
          "; is the vfpool-agent pod running on this node?")
 
 /* Decimal digits and the character after them: at moves behind both. */
@@ -302,9 +325,127 @@ static int open_netns(void)
     return above_stdio(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));   /* O_NONBLOCK: the path may be a FIFO */
 }
 
+static bool is_container_id(const char *text)
+{
+    static const char allowed[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-";
+    return text != NULL && *text != '\0' && text[strspn(text, allowed)] == '\0';
+}
+
+static bool is_ifname(const char *text)
+{
+    return text != NULL && *text != '\0' && strchr(text, '/') == NULL;
+}
+
+/* Whether `container` is the owner by the record, as format_record of cni/record.py writes it. */
+static enum found compare_owner(int folder, const char *name, const char *container)
+{
+    static const char key[] = "\"container_id\": \"";
+    static char head[RECORD_HEAD];
+    size_t size = 0;
+    ssize_t n = 1;
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return errno == ENOENT ? NONE : UNREADABLE;      /* the agent had just deleted it */
+    while (size < sizeof head && (n > 0 || (n < 0 && errno == EINTR))) {
+        n = read(fd, head + size, sizeof head - size);
+        size += n > 0 ? (size_t)n : 0;
+    }
+    close(fd);
+    const char *owner = n < 0 ? NULL : memmem(head, size, key, sizeof key - 1);
+    if (owner == NULL)
+        return UNREADABLE;
+    owner += sizeof key - 1;
+    const char *quote = memchr(owner, '"', (size_t)(head + size - owner));
+    if (quote == NULL)
+        return UNREADABLE;
+    size_t length = strlen(container);
+    return (size_t)(quote - owner) == length && memcmp(owner, container, length) == 0 ? RECORD : NONE;
+}
+
+/* Not readdir: it would bring a heap. */
+static enum found search_folder(int state, const char *name, const char *container)
+{
+    struct entry {                           /* struct linux_dirent64 of getdents64(2) */
+        uint64_t inode;
+        int64_t offset;
+        unsigned short size;
+        unsigned char type;
+        char name[];
+    };
+    static alignas(struct entry) char listing[32 << 10];
+    static const char suffix[] = ".json";
+    enum found found = NONE;
+    long size = 0;
+    int folder = openat(state, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0)
+        return errno == ENOENT ? NONE : UNREADABLE;
+    while (found == NONE && (size = syscall(SYS_getdents64, folder, listing, sizeof listing)) > 0) {
+        const struct entry *entry;
+        for (long at = 0; found == NONE && at < size; at += entry->size) {
+            entry = (const void *)(listing + at);
+            size_t length = strlen(entry->name);
+            if (length + 1 >= sizeof suffix && strcmp(entry->name + length + 1 - sizeof suffix, suffix) == 0)
+                found = compare_owner(folder, entry->name, container);
+        }
+    }
+    close(folder);
+    return size < 0 ? UNREADABLE : found;
+}
+
+static enum found search_forerunner(const char *container, const char *ifname)
+{
+    struct text path;
+    path.size = 0;
+    if (strlen(container) + 1 + strlen(ifname) > NAME_MAX)
+        return NONE;                         /* no file has such a name */
+    put(&path, FORERUNNER "/");
+    put(&path, container);
+    put(&path, "-");
+    put(&path, ifname);
+    path.bytes[path.size] = '\0';
+    if (access(path.bytes, F_OK) == 0)
+        return RECORD;
+    return errno == ENOENT ? NONE : UNREADABLE;
+}
+
+/* In the order in which the agent makes one record out of another: sriov-cni's, the VF's, what IPAM is owed. */
+static enum found search_records(const char *container, const char *ifname)
+{
+    const char *path = secure_getenv("VFPOOL_STATE");
+    enum found found = search_forerunner(container, ifname);
+    if (found != NONE)
+        return found;
+    int state = open(path != NULL && *path != '\0' ? path : DEFAULT_STATE, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (state < 0)
+        return errno == ENOENT ? NONE : UNREADABLE;
+    found = search_folder(state, "vfs", container);
+    if (found == NONE)
+        found = search_folder(state, "ipam", container);
+    close(state);
+    return found;
+}
+
+/* Without an agent: exit where this DEL has nothing to do, else say why it needs the agent. */
+static const char *find_duty(void)
+{
+    const char *container = getenv("CNI_CONTAINERID");
+    const char *ifname = getenv("CNI_IFNAME");
+    if (!is_container_id(container) || !is_ifname(ifname))
+        return ", and CNI_CONTAINERID and CNI_IFNAME do not say whose VF it is";
+    switch (search_records(container, ifname)) {
+    case NONE:
+        _exit(0);
+    case RECORD:
+        return ", and by a record this container has a VF or addresses";
+    case UNREADABLE:
+        break;
+    }
+    return ", and what records there are cannot be read";
+}
+
 static int connect_agent(void)
 {
-    const long long deadline = now_ms() + budget_ms("VFPOOL_CONNECT_MS", 1000);
+    const long long deadline = now_ms() + budget_ms("VFPOOL_CONNECT_MS", 5000);      /* a restart takes 1 to 3 s */
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(socket_path) >= sizeof address.sun_path)
         AGENT_FAILED("cannot be reached", explain(ENAMETOOLONG));
@@ -314,7 +455,10 @@ static int connect_agent(void)
         AGENT_FAILED("cannot be reached", explain(errno));
     while (connect(fd, (const struct sockaddr *)&address, sizeof address) < 0) {
         int error = errno;
-        bool may_pass = error == ENOENT || error == ECONNREFUSED || error == EAGAIN || error == EINTR;
+        bool dead = error == ENOENT || error == ECONNREFUSED;
+        bool may_pass = dead || error == EAGAIN || error == EINTR;
+        if (dead && *duty == '\0' && is_command("DEL"))
+            duty = find_duty();
         if (!may_pass || now_ms() >= deadline)
             AGENT_FAILED("does not answer", explain(error));
         poll(NULL, 0, RETRY_MS);
@@ -399,7 +543,7 @@ static int relay_answer(int fd, long long deadline)
         if (newline == NULL && head < HEADER_LIMIT)
             continue;
         if (newline == NULL || !parse_number(&at, newline, ' ', 255, &status)
-            || !parse_number(&at, newline + 1, '\n', ANSWER_LIMIT, &length) || at != newline + 1)
+            || !parse_number(&at, newline + 1, '\n', ANSWER_LIMIT, &length))
             AGENT_FAILED("gave an answer that is none", "its first line is not an exit status and a length");
         document = at;
     }
@@ -429,7 +573,7 @@ int main(void)
 
     size_t config_size = read_config();
     note_version(config, config + config_size);
-    if (strcmp(command, "VERSION") == 0)     /* must work without the agent: runtimes probe with it */
+    if (is_command("VERSION"))     /* must work without the agent: runtimes probe with it */
         return print_versions();
     if (config_size > STDIN_LIMIT)
         FAIL(BAD_CONFIG, "the network configuration on stdin exceeds 4 MiB");

@@ -68,6 +68,13 @@ class LinkTraits:
     gro_ipv4_max_size: int | None = None
     programs: tuple[tuple[int, int], ...] | None = None      # XDP: XDP_FLAGS_*_MODE, program id
     features: tuple[int, ...] | None = None     # wanted offloads, as ethtool.read_features gives them
+    rings: tuple[int, ...] | None = None        # these as ethtool.read_rings and read_coalescing
+    coalescing: tuple[int, ...] | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether anything is given that ethtool sets."""
+        return any(value is not None for value in (self.features, self.rings, self.coalescing))
 
     def missing_in(self, other: LinkTraits) -> LinkTraits:
         """What of this is otherwise in `other`; what is not known of one of them does not count."""

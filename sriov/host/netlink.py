@@ -20,8 +20,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sriov.errors import Gone, HostError
-from sriov.host import routes
-from sriov.host.ethtool import read_features, set_features
+from sriov.host import ethtool, routes
 from sriov.host.linkinfo import (
     IFF_UP,
     SETTABLE_FLAGS,
@@ -105,11 +104,12 @@ class Links:
         if raw is None:
             return None
         link = decode_link(raw)
+        at = self._socket.fileno(), link.name
         try:
-            features = read_features(self._socket.fileno(), link.name)
+            return link, replace(decode_traits(raw), features=ethtool.read_features(*at),
+                                 rings=ethtool.read_rings(*at), coalescing=ethtool.read_coalescing(*at))
         except Gone:
             return None
-        return link, replace(decode_traits(raw), features=features)
 
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
@@ -120,7 +120,7 @@ class Links:
                master: int | None = None, traits: LinkTraits | None = None) -> None:
         """Change link `index`, all in one message; `what` names it in errors. `master` 0: none.
 
-        Of `traits`, the tuples need messages of their own. The kernel (do_setlink) takes namespace, MAC, MTU,
+        Of `traits`, the tuples need calls of their own. The kernel (do_setlink) takes namespace, MAC, MTU,
         group, name, alias, flags, master and the others in this order, and stops at the first that fails with
         the earlier ones done: look again after an error.
         """
@@ -160,8 +160,15 @@ class Links:
         self._socket.change(kind, _body(_link_message(index)) + encode_altnames(altnames),
                             f"{verb} the altnames {shown}")
 
-    def set_features(self, name: str, features: tuple[int, ...]) -> None:
-        set_features(self._socket.fileno(), name, features)
+    def tune(self, name: str, traits: LinkTraits) -> None:
+        """Set what of `traits` ethtool sets."""
+        at = self._socket.fileno(), name
+        if traits.features is not None:
+            ethtool.set_features(*at, traits.features)
+        if traits.rings is not None:
+            ethtool.set_rings(*at, traits.rings)
+        if traits.coalescing is not None:
+            ethtool.set_coalescing(*at, traits.coalescing)
 
     def attach_program(self, index: int, mode: int, descriptor: int) -> None:
         """Attach an XDP program in mode XDP_FLAGS_*_MODE; descriptor -1 takes off the one that is there."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sriov.status import NodeStatus, PfStatus, Problem, Registration, ResourceStatus, VfStatus, status_fields
+from sriov.status import (
+    NodeStatus,
+    PfStatus,
+    Problem,
+    Registration,
+    Repairs,
+    ResourceStatus,
+    VfStatus,
+    status_fields,
+)
 from sriov.views.exports import Json
 from sriov.views.tables import Cell, Paint, Tone, clean, format_paragraph, format_table, plain
 
@@ -17,7 +26,8 @@ def format_status(status: NodeStatus, paint: Paint = plain) -> str:
     text = paint(headline, Tone.BAD if problems else Tone.GOOD) + "\n"
     for fact in (f"running since {status.started}",
                  f"version {status.snapshot} of what the kubelet is told, since {status.since}",
-                 f"pool file {status.pool_file.path}, in force since {status.pool_file.since}"):
+                 f"pool file {status.pool_file.path}, in force since {status.pool_file.since}",
+                 *_describe_repairs(status.repairs)):
         text += format_paragraph(fact, "  ")
     text += "".join(_problem_lines(problems, paint))
     for rows in (_resource_rows(status), _pf_rows(status), _vf_rows(status)):
@@ -32,14 +42,26 @@ def status_document(status: NodeStatus) -> Json:
     counts = [{"vfs": len(each.vfs), "healthy": each.healthy, "inPods": each.in_pods} for each in status.resources]
     counted = [{"resource": shown["resource"], "counts": count, **shown}
                for shown, count in zip(fields["resources"], counts, strict=True)]
-    wrong = [{"message": problem.message, "hint": problem.hint} for problem in status.find_problems()]
+    wrong = [{"message": problem.message, "hint": problem.hint, "since": problem.since}
+             for problem in status.find_problems()]
     return {"well": not wrong, "wrong": wrong, **fields, "resources": counted}
+
+
+def _describe_repairs(repairs: Repairs) -> Iterator[str]:
+    """Nothing where nothing was to be mended."""
+    for home in repairs.brought_home:
+        yield f"{home.vfs} VF{'s' if home.vfs > 1 else ''} brought home without a DEL: {home.reason}"
+    if repairs.paid_late:
+        yield f"addresses of {repairs.paid_late} attachment{'s' if repairs.paid_late > 1 else ''} given back late"
+    if repairs.last is not None:
+        yield f"last repair {repairs.last_at}: {repairs.last}"
 
 
 def _problem_lines(problems: list[Problem], paint: Paint) -> Iterator[str]:
     for problem in problems:
         # A pool file's problems have a line each.
         first, *more = problem.message.splitlines() or [""]
+        first += f", since {problem.since}" if problem.since else ""
         lines = format_paragraph(first, "  ! ", "    ") + "".join(format_paragraph(each, "    ") for each in more)
         yield "".join(paint(line, Tone.BAD) + "\n" for line in lines.splitlines())
         if problem.hint:

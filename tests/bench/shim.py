@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cni import wire
+from cni.record import format_record
 from cni.shim import build
+from tests.cni.test_record import record
 
+RECORDS = 56
 PYTHON = [sys.executable, "-I", "-S", "-c", "pass"]
 CONFIG = b'{"cniVersion":"1.0.0","name":"sriov-net","type":"vfpool","vlan":100,"deviceID":"0000:3b:02.1"}'
 CALL = {"CNI_CONTAINERID": "c0", "CNI_IFNAME": "net1", "CNI_NETNS": "/proc/self/ns/net", "CNI_PATH": "/opt/cni/bin"}
@@ -43,11 +46,13 @@ def run(runs: int = 500) -> list[Row]:
         config.write_bytes(CONFIG)
         with echo_server(path) as memory:
             env = {"VFPOOL_SOCKET": path, **CALL}
+            lonely = {**CALL, "VFPOOL_SOCKET": f"{path}.absent", "VFPOOL_STATE": write_records(directory)}
             cases = {
                 "/bin/true": (["/bin/true"], env),
                 "python3 -I -S -c pass": (PYTHON, env),
                 "vfpool VERSION": ([shim], {**env, "CNI_COMMAND": "VERSION"}),
                 "vfpool ADD, echo server": ([shim], {**env, "CNI_COMMAND": "ADD"}),
+                "vfpool DEL, no agent": ([shim], {**lonely, "CNI_COMMAND": "DEL"}),
             }
             times: dict[str, list[float]] = {name: [] for name in cases}
             for turn in range(-10, runs):
@@ -58,6 +63,15 @@ def run(runs: int = 500) -> list[Row]:
     rss = {"vfpool ADD, echo server": max(memory), "python3 -I -S -c pass": python_memory()}
     return [Row(name=name, p50=statistics.median(took), p99=statistics.quantiles(took, n=100)[98],
                 rss=rss.get(name)) for name, took in times.items()]
+
+
+def write_records(directory: str) -> str:
+    """A state folder with the records of others, which a DEL looks through where no agent lives."""
+    folder = Path(directory, "vfs")
+    folder.mkdir()
+    for number in range(RECORDS):
+        (folder / f"{number}.json").write_text(format_record(record(container=f"other{number}")))
+    return directory
 
 
 def measure(command: list[str], env: dict[str, str], stdin: Path) -> float:

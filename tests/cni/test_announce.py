@@ -1,13 +1,15 @@
 """The frames of an announcement, bit by bit."""
 
+import os
 import struct
+import threading
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.announce import announcement
+from cni.announce import Arrival, announcement, start_announcing
 from sriov.pci import MacAddress
 
 MAC = MacAddress("02:00:00:00:00:0a")
@@ -43,3 +45,19 @@ def test_the_checksum_is_right_for_every_address(address, mac):
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
 def test_no_frame_is_longer_than_the_smallest_mtu(address):
     assert len(announcement(MAC, ip_address(address))) <= 14 + 72
+
+
+def test_a_thread_that_cannot_be_started_holds_no_namespace(monkeypatch, caplog):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    arrival = Arrival(netns="/proc/self/ns/net", index=5, mac=MAC, addresses=[ip_address("10.9.0.1")])
+    fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        start_announcing(fd, arrival)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(fd)
+    assert "not announced: can't start new thread" in caplog.text

@@ -51,7 +51,7 @@ def failure(attachments, **config):
 
 
 @pytest.mark.parametrize("answer", [True, None, False])
-def test_the_kubelet_is_asked_whose_a_vf_is(store, answer, caplog):
+def test_the_kubelet_is_asked_whose_a_vf_is(store, answer):
     asked = []
 
     def allocated(pod, vf):
@@ -63,8 +63,6 @@ def test_the_kubelet_is_asked_whose_a_vf_is(store, answer, caplog):
     refused = message == f"VF {VF} is not allocated to pod ns/pod"
     assert refused is (answer is False)          # else it goes on to where this test's namespace is the host's
     assert refused or message == f"CNI_NETNS: {HERE} is the host's own"
-    warned = f"VF {VF} is taken for pod ns/pod without knowing whether it was allocated to it" in caplog.text
-    assert warned is (answer is None)
     assert list(store) == []
 
 
@@ -74,6 +72,7 @@ def test_nobody_is_asked_where_the_admin_does_not_want_it(store, caplog):
 
 
 def test_a_call_that_names_no_pod(caplog):
+    caplog.set_level(logging.INFO)
     check_allocation(lambda pod, vf: False, None, VF)
     assert f"VF {VF} is taken for a container that CNI_ARGS names no pod of" in caplog.text
 

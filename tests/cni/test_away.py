@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from cni.away import find_usable_link
+from cni.away import find_usable_link, find_userspace_mtu
 from cni.kernel import Vf
+from cni.netconf import NetConf
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
-from sriov.model import Link
+from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 PF, ADDRESS = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:02.1")
@@ -68,3 +69,25 @@ def test_a_mode_that_cannot_be_read_is_not_legacy():
 def test_a_vf_without_a_driver_is_refused():
     with pytest.raises(Refused, match="has no driver"):
         find(driver=None)
+
+
+UPLINK = link(4, "ens1f0")
+
+
+def userspace_mtu(pf=UPLINK, mtu=None, ipam=None):
+    host: Any = SimpleNamespace(find={4: pf}.get)
+    return find_userspace_mtu(host, VF, NetConf(network="net", device=ADDRESS, settings=VfSettings(), mtu=mtu,
+                                                ipam=ipam))
+
+
+def test_the_mtu_of_a_vf_without_a_netdev_is_its_pfs_or_less():
+    assert [userspace_mtu(), userspace_mtu(mtu=1400), userspace_mtu(mtu=1500)] == [1500, 1400, 1500]
+    assert userspace_mtu(pf=None) is None
+    with pytest.raises(Refused, match="mtu: 9000 is more than ens1f0 carries, which has 1500"):
+        userspace_mtu(mtu=9000)
+
+
+def test_an_address_that_is_asked_for_through_the_interface_needs_one():
+    assert userspace_mtu(ipam="host-local") == 1500
+    with pytest.raises(Refused, match=r"ipam\.type: dhcp asks through the pod's interface, and VF 0000:3b:02\.1"):
+        userspace_mtu(ipam="dhcp")

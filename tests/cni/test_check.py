@@ -8,11 +8,11 @@ from ipaddress import ip_interface
 import pytest
 
 from cni.attach import Attachments
-from cni.check import compare_link, compare_settings, own_addresses
+from cni.check import compare_link, compare_settings, expect_settings, own_addresses
 from cni.invocation import Invocation
 from cni.protocol import Command
 from cni.record import Phase, Wanted
-from cni.result import Addresses, Route, format_result, join_results
+from cni.result import Addresses, format_result, join_results
 from sriov.errors import SriovError
 from sriov.model import Link, LinkState, VfSettings
 from sriov.pci import MacAddress
@@ -65,6 +65,15 @@ def test_settings(wanted, words):
     assert list(compare_settings(wanted, FOUND)) == words
 
 
+@pytest.mark.parametrize(("asked", "told", "expected"), [
+    (OTHER, OTHER, OTHER), (OTHER, None, OTHER), (OTHER, "", OTHER),
+    (OTHER, str(MAC).upper(), None),      # a later plugin's, which the PF shows
+    (None, MAC, None)])
+def test_a_mac_that_a_later_plugin_changed(asked, told, expected):
+    made = attached(wanted=Wanted(settings=VfSettings(mac=asked, vlan=5)))
+    assert expect_settings(made, TOLD | {"mac": told}, FOUND) == VfSettings(mac=expected, vlan=5)
+
+
 def test_settings_that_the_driver_stopped_to_report():
     assert list(compare_settings(VfSettings(trust=True), dataclasses.replace(FOUND, trust=None))) == [
         "trust: expected on, found none"]
@@ -79,7 +88,6 @@ def test_what_is_ours_of_a_result():
     later = attached(result=join_results(before, alone))
     assert [ip.address for ip in own_addresses(later).ips] == [ip.address for ip in ADDRESSES.ips]
     assert own_addresses(attached(result=format_result(INTERFACE, ADDRESSES, "0.2.0"))) == Addresses()
-    assert isinstance(ADDRESSES.routes[0], Route)
     assert ip_interface("10.8.0.1/24") not in [ip.address for ip in own_addresses(later).ips]
 
 

@@ -1,7 +1,6 @@
 """GC: the list that a runtime gives, what it ends, and failures that are one attachment's own."""
 
 import dataclasses
-import json
 import time
 
 import pytest
@@ -58,7 +57,7 @@ def test_lists_that_are_none_end_nothing(config, problem, tmp_path, lost):
 
 def collect(store, config=None, seconds=10.0, **env):
     config = {"cniVersion": "1.1.0", "name": "net", **({LIST: []} if config is None else config)}
-    Attachments(NOW, store).handle(gc_call(config, seconds, **env))
+    return Attachments(NOW, store).handle(gc_call(config, seconds, **env))
 
 
 def gc_call(config, seconds=10.0, **env):
@@ -112,7 +111,7 @@ def test_leftovers_that_cannot_be_read_do_not_keep_the_others_from_their_end(tmp
     config = {"cniVersion": "1.1.0", "name": "net", LIST: [], "ipam": {"type": "fake"}}
     with opened(tmp_path / "state") as store:
         store.write(lost())
-        with pytest.raises(HostError, match=f"cannot read {unreadable}: ENOTDIR"):
+        with pytest.raises(HostError, match=f"cannot look into .* {unreadable}/pci: ENOTDIR"):
             Attachments(NOW, store, forerunner=Forerunner(NOW, unreadable)).handle(gc_call(config, CNI_PATH=(
                 f"{tmp_path}/bin")))
         assert (list(store), calls.read_text().split()) == ([], ["DEL", "GC"])
@@ -139,4 +138,4 @@ def test_an_attachment_that_changes_meanwhile_is_let_be(tmp_path, lost):
 
 def test_the_result_is_nothing(tmp_path):
     with opened(tmp_path) as store:
-        assert json.dumps(collect(store)) == "null"
+        assert collect(store) is None

@@ -29,7 +29,7 @@ from cni.queue import ChangeQueue
 from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
 from cni.result import Ip
 from cni.store import Store
-from sriov.errors import HostError
+from sriov.errors import Gone, HostError
 from sriov.model import VfSettings
 from tests.cni.test_record import record
 from tests.cni.test_result import ADDRESSES, GOLDEN
@@ -87,16 +87,22 @@ def test_error_document(plugin, request_of, status):
     ("import sys; print('oh no', file=sys.stderr); sys.exit(1)", "oh no"),
     ("import sys; print('on stdout'); sys.exit(1)", "on stdout"),
     ("import sys; sys.stdout.buffer.write(b'\\xff'); sys.exit(1)", "\ufffd"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "exit status -9"),
     (say([1], 1), "[1]"), (say({"msg": "x"}, 1), '{"msg": "x"}'),
     (say({"code": "x", "msg": "x"}, 1), '"code": "x"'),
-    (say({"code": float("inf"), "msg": "x"}, 1), "Infinity")])
+    (say({"code": float("inf"), "msg": "x"}, 1), "Infinity"),
+    *((say({"code": code, "msg": "x"}, 1), f'"code": {code}') for code in (0, -1, 2**32))])
 def test_failure_without_an_error_document(plugin, request_of, body, words):
     plugin(body)
     code, message, _ = refusal(ipam_add, "fake", request_of(), 10)
     assert code == 103
     assert message.startswith("IPAM plugin fake: ADD failed: ")
     assert words in message
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (36, "signal 36")])
+def test_a_plugin_that_is_killed(plugin, request_of, number, name):
+    plugin(f"import os; os.kill(os.getpid(), {number})")
+    assert refusal(ipam_add, "fake", request_of(), 10)[:2] == (103, f"IPAM plugin fake: ADD was ended by {name}")
 
 
 def test_only_the_end_of_much_noise_is_shown(plugin, request_of):
@@ -117,6 +123,12 @@ def test_success_without_addresses(plugin, request_of, output, words):
     assert code == 103
     assert message.startswith(f"IPAM plugin fake: {words}")
     assert len(message) < 1000
+
+
+def test_a_result_that_is_too_large_only_as_it_is_answered(plugin, request_of):
+    plugin("""print('{"dns": "' + "\u00e9" * 200_000 + '"}')""")
+    _, message, _ = refusal(ipam_add, "fake", request_of(), 10)
+    assert message == "IPAM plugin fake: its result has 1200011 bytes, at most 1048576 are allowed"
 
 
 def test_a_plugin_that_reads_nothing(plugin, request_of):
@@ -148,6 +160,8 @@ def test_timeout_ends_the_plugins_children_too(plugin, request_of, tmp_path):
     ("import time\ntime.sleep(60)", True),                     # killed: it may have been about to answer
     ("print('{}')", True),
     ("print('no JSON')", True),
+    ("import os\nos.kill(os.getpid(), 9)", True),              # by the kernel, say, that is out of memory
+    ("import os\nos.kill(os.getpid(), 34)", True),
     ("import sys\nsys.exit(1)", False),
 ])
 def test_whether_an_add_that_failed_may_have_reserved_an_address(plugin, request_of, body, given):
@@ -179,6 +193,10 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
 def test_missing_plugin(request_of, path):
     assert refusal(ipam_add, "fake", request_of(CNI_PATH=path), 10)[:2] == (
         7, f"ipam.type: there is no plugin 'fake' in CNI_PATH ({path or 'empty'})")
+
+
+def test_plugin_whose_name_no_file_has(request_of, tmp_path):
+    assert refusal(ipam_add, "x" * 256, request_of(CNI_PATH=str(tmp_path)), 10)[0] == 7
 
 
 def test_the_first_of_several_counts(plugin, request_of, tmp_path):
@@ -217,8 +235,11 @@ def test_release_without_a_runtime_asks_as_the_add_did(plugin, request_of, tmp_p
 
 def kernel(boot_id="b", driver=None):
     """Of a machine without any VF whose PF's netdev has just gone: none can be brought home."""
+    def identify(address):
+        raise Gone(f"{address} is not there")
+
     sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, locate_vf=lambda vf: (record().pf, 1),
-                                 find_netdev=lambda pf: ("none", 2**31 - 1))
+                                 find_netdev=lambda pf: ("none", 2**31 - 1), identify=identify)
     return Kernel(sysfs=sysfs, changes=ChangeQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
                   trace=lambda step: None)
 

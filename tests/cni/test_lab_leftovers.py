@@ -15,7 +15,6 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -67,10 +66,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 @pytest.fixture
 def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
     """Where the host's links differ from before the test; nowhere at its end."""
-    before = snapshot(vfs)
+    before = node.snapshot()
 
     def differences() -> list[str]:
-        return node.differences(before, snapshot(vfs))
+        return node.differences(before, node.snapshot())
 
     yield differences
     changes = differences()
@@ -78,14 +77,6 @@ def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
         Sysfs().write_num_vfs(vfs[0].pf, 0)
         vfs[:] = prepare()
     assert not changes
-
-
-def snapshot(vfs: Vfs) -> dict[str, Any]:
-    """What `ip link` shows, and offloads, which that does not."""
-    node.run("udevadm", "settle")
-    with Links.open() as host:
-        found = [host.inspect(home_name(vf)) for vf in vfs]
-    return {**links(), "offloads": [traits.features for _, traits in filter(None, found)]}
 
 
 def attach_program(path: str, _home: str) -> None:
@@ -125,8 +116,19 @@ def turn_offloads_off(path: str, _home: str) -> None:
     with open_netns(path) as fd, links_in(fd) as pod:
         before = inspect(path).features
         assert before is not None
-        pod.set_features("net1", tuple(0 for _ in before))
+        pod.tune("net1", LinkTraits(features=tuple(0 for _ in before)))
         assert inspect(path).features != before
+
+
+def tune(path: str, _home: str) -> None:
+    """Rings and coalescing, as `ethtool -G` and `-C` do."""
+    with open_netns(path) as fd, links_in(fd) as pod:
+        rings, coalescing = inspect(path).rings, inspect(path).coalescing
+        assert rings is not None
+        assert coalescing is not None
+        changed = LinkTraits(rings=(rings[0] * 2, *rings[1:3], rings[3] // 2), coalescing=(125, *coalescing[1:]))
+        pod.tune("net1", changed)
+        assert (inspect(path).rings, inspect(path).coalescing) == (changed.rings, changed.coalescing)
 
 
 def give_altname_of_no_text(path: str, _home: str) -> None:
@@ -167,6 +169,7 @@ LEFT: dict[str, Callable[[str, str], None]] = {
                                  "ip link add m1 link net1 address 02:00:00:00:02:78 type macvlan mode bridge",
                                  "ip link set net1.7 up", "ip link set m0 up", "ip link set m1 up"),
     "offloads": turn_offloads_off,
+    "rings and coalescing": tune,
     "XDP program": attach_program,
     "down": commands("ip link set net1 down"),
 }
@@ -241,6 +244,54 @@ def test_an_altname_that_is_another_vfs_name_at_home(agent: Agent, vfs: Vfs,
         agent.start()
         cni.delete(config(vfs[1].address), "c2", other)
         wait_for("no record", lambda: not agent.records(), 20)
+
+
+def give_altname(vf: VirtualFunction, name: str) -> None:
+    node.run("ip", "link", "property", "add", "dev", home_name(vf), "altname", name)
+
+
+def test_a_name_that_a_vf_on_the_host_got_as_an_altname_meanwhile(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    """That one has no record by which anybody would take it off: the VF whose name it was needs it."""
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        give_altname(vfs[1], home_name(vfs[0]))
+        give_altname(vfs[1], "storage-uplink")
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not unchanged()
+
+
+def test_an_altname_that_is_another_vfs_name_when_its_own_vf_comes_home(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    """It was there before the pod, but the name is the other one's, and was before."""
+    with netns() as pod, netns() as other:
+        cni = add(agent, vfs[1], pod)
+        give_altname(vfs[0], home_name(vfs[1]))
+        add(agent, vfs[0], other, "c2")
+        cni.delete(config(vfs[1].address), "c1", pod)
+        cni.delete(config(vfs[0].address), "c2", other)
+        assert not unchanged()
+        add(agent, vfs[1], pod)
+        give_altname(vfs[0], home_name(vfs[1]))
+        add(agent, vfs[0], other, "c2")
+    wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
+
+
+def test_a_name_that_another_netdev_has_is_not_taken_from_it(
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+    with netns() as pod:
+        cni = add(agent, vfs[0], pod)
+        node.run("ip", "link", "add", "dummy7", "type", "dummy")
+        try:
+            node.run("ip", "link", "property", "add", "dev", "dummy7", "altname", home_name(vfs[0]))
+            with pytest.raises(CniFailed, match="EEXIST"):
+                cni.delete(config(vfs[0].address), "c1", pod)
+            assert home_name(vfs[0]) in links()["dummy7"]["altnames"]
+        finally:
+            node.run("ip", "link", "del", "dummy7")
+        wait_for("no record", lambda: not agent.records(), 20)
+    assert not unchanged()
 
 
 def test_a_pod_that_fights_for_its_altname(agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from sriov.commands.status import ask_agent
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
+from sriov.status import BroughtHome
 from tests.support import node
 from tests.support.node import CNI_PATH, Agent, Cni, CniFailed, config, ip, links, netns, wait_for
 
@@ -142,6 +144,10 @@ def test_a_netns_that_dies_without_del(start, home, vfs: Vfs, tmp_path: Path) ->
         wait_for("nothing owed", lambda: not owed(agent))
         assert wait_for_line(agent, "brought home").endswith(
             f"VF {vfs[0].address}: brought home: container c1, net1 of network net: its network namespace is gone")
+        wait_for_line(agent, "given back by host-local")
+        told = ask_agent(agent.root / "status.sock").repairs
+        assert told.brought_home == (BroughtHome(reason="its network namespace is gone", vfs=1),)
+        assert (told.paid_late, told.standing) == (1, ())
         cni.delete(conf, "c1", "")           # that came too late after all
 
 
@@ -239,12 +245,16 @@ def test_namespace_that_a_process_holds(start, home, vfs: Vfs) -> None:
         assert held.stdout.readline() == "in\n"
         remove(pod)
         wait_for("the agent to say so", lambda: lines(agent, "something holds that open still"), 20)
+        (problem,) = ask_agent(agent.root / "status.sock").repairs.standing
+        assert problem.message.startswith(f"VF {vfs[0].address} of container c1, net1 of network net is not home: ")
+        assert problem.since is not None
         assert vlan(vfs[0]) == [{"vlan": 5}]
         with netns() as other, pytest.raises(CniFailed, match="something holds that open still"):
             cni.add(config(vfs[0].address), "c2", other)
         held.kill()
         held.communicate()
         wait_for_home(agent, home)
+        wait_for("no problem", lambda: not ask_agent(agent.root / "status.sock").repairs.standing)
         assert len(lines(agent, "something holds that open still")) == 2       # the refusal's is the other one
 
 
@@ -390,3 +400,31 @@ def test_ipam_that_fails_is_asked_again_whatever_becomes_of_vf_and_agent(start, 
         wait_for("nothing owed", lambda: not owed(agent), 30)
         assert reserved(ipam) == []
         cni.delete(conf, "c2", "")
+
+
+def test_a_damaged_record_holds_nobody_up(start, home, vfs: Vfs) -> None:
+    """Its VF stays where it is, and nobody else gets it; the admin is told."""
+    agent, cni = start()
+    with netns() as pod, netns() as dying:
+        cni.add(config(vfs[0].address, vlan=5), "c1", pod)
+        cni.add(config(vfs[1].address, vlan=5), "c2", dying)
+        agent.stop(signal.SIGKILL)
+        damaged, _ = agent.records()
+        text = damaged.read_text()
+        damaged.write_text(text[:-20])
+        remove(dying)
+        agent, cni = start()
+        wait_for("the other VF", lambda: agent.records() == [], HOME_WITHIN)
+        wait_for_line(agent, "brought home")
+        wait_for("the status socket", (agent.root / "status.sock").exists)
+        (problem,) = ask_agent(agent.root / "status.sock").repairs.standing
+        assert problem.message.startswith(f"set aside a damaged record: {damaged}: not a record: ")
+        assert ip("-n", Path(pod).name, "link", "show", "net1")
+        assert vlan(vfs[0]) == [{"vlan": 5}]
+        with netns() as other, pytest.raises(CniFailed, match="and not by this agent"):
+            cni.add(config(vfs[0].address), "c3", other)
+        agent.stop()
+        damaged.write_text(text)             # mended by hand
+        agent, cni = start()
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not home()

@@ -221,6 +221,31 @@ def test_gc_ends_what_the_list_has_not(agent: Agent, vfs: Vfs, tmp_path: Path) -
             cni.status(config("", **conf))
 
 
+ASKS_INSIDE = """#!/bin/sh
+# As the DHCP client does: nothing without the interface, neither a lease nor its end.
+nsenter --net="$CNI_NETNS" ip link show "$CNI_IFNAME" >&2 || exit 1
+echo "$CNI_COMMAND" >> {calls}
+[ "$CNI_COMMAND" = DEL ] || echo '{{"ips": [{{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}}]}}'
+"""
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_ipam_plugin_that_asks_through_the_interface(agent: Agent, vfs: Vfs, tmp_path: Path) -> None:
+    plugin, calls = tmp_path / "bin/dhcp", tmp_path / "calls"
+    plugin.parent.mkdir()
+    plugin.write_text(ASKS_INSIDE.format(calls=calls))
+    plugin.chmod(0o755)
+    cni = Cni(agent.socket, path=str(plugin.parent))
+    conf = config(vfs[0].address, vlan=5, ipam={"type": "dhcp"})
+    with netns() as pod:
+        result = cni.add(conf, "c1", pod)
+        assert [ip["address"] for ip in result["ips"]] == ["10.9.0.5/24"]
+        assert "10.9.0.5/24" in in_netns(pod, "ip", "-br", "addr", "show", "net1").stdout
+        cni.delete(conf, "c1", pod)
+    assert calls.read_text().split() == ["ADD", "DEL"]
+    assert not agent.records()
+
+
 def test_status(cni: Cni, vfs: Vfs) -> None:
     conf = config("", cniVersion="1.1.0")
     pf = node.pfs()[0]

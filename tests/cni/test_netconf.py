@@ -215,8 +215,21 @@ def test_bandwidth_that_is_none():
     assert problems(**asking(bandwidth={"egressRate": "1M", "ingressRate": -1})) == [
         f"runtimeConfig.bandwidth.{key}: expected a number from 0 to {2**63 - 1}, got {shown}"
         for key, shown in (("egressRate", "'1M'"), ("ingressRate", "-1"))]
-    assert problems(min_tx_rate=5, **asking(bandwidth={"egressRate": 3_000_000})) == [
-        "min_tx_rate: expected at most max_tx_rate (3), got 5"]
+
+
+def test_bandwidth_below_what_the_network_promises():
+    asked = asking(bandwidth={"egressRate": 3_000_000})
+    problem = ("runtimeConfig.bandwidth.egressRate: expected at least the network's min_tx_rate (5 Mbit/s), "
+               "got 3000000")
+    assert problems(min_tx_rate=5, **asked) == [problem]
+    parsed = parse(type="sriov", min_tx_rate=5, max_tx_rate=9, **asked)
+    assert (parsed.warnings, parsed.settings.max_tx_rate) == ((problem,), 5)
+
+
+def test_an_mtu_of_zero_is_what_templates_leave_where_they_have_none():
+    parsed = parse(type="sriov", mtu=0)
+    assert (parsed.warnings, parsed.mtu) == (("mtu: 0 is taken for none",), None)
+    assert problems(mtu=0) == ["mtu: expected a number from 68 to 65535, got 0"]
 
 
 def test_addresses_that_a_pod_asks_for():

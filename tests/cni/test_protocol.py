@@ -13,6 +13,7 @@ from cni.protocol import (
     Command,
     PodRef,
     Request,
+    describe_call,
     error_code,
     find_pod,
     format_error,
@@ -48,6 +49,31 @@ def test_request():
         command=Command.ADD, container_id="c1", netns="/run/netns/c1", ifname="net1",
         args={"IgnoreUnknown": "true", "MAC": "b"}, environment=env, version="0.4.0", network="net.1",
         config={"cniVersion": "0.4.0", "name": "net.1", "type": "vfpool", "vlan": 3}, stdin=stdin)
+
+
+@pytest.mark.parametrize(("stdin", "problem"), [
+    (b'{"mtu": NaN}', "NaN is no number of JSON"), (b'{"mtu": -Infinity}', "-Infinity is no number of JSON"),
+    (b'{"mtu": 1e999}', "'1e999' is too large a number"),
+    (b'{"a":' * 101 + b"1" + b"}" * 101, "nested more than 100 deep"),
+    (b"[" * 100_000, "nested more than 100 deep"), (b'{"a":' + b"9" * 4301 + b"}", "Exceeds the limit"),
+])
+def test_what_could_not_be_handed_on_is_no_json(stdin, problem):
+    code, message = refusal(parse_request, ENV, stdin)
+    assert (code, message.partition(": ")[0]) == (6, "network configuration")
+    assert problem in message
+    deepest = json.dumps(CONFIG).encode()[:-1] + b', "a":' + b"[" * 98 + b"]" * 98 + b"}"
+    assert parse_request(ENV, deepest).config["a"]
+
+
+@pytest.mark.parametrize("version", ["1" * 32, "é", "1.0\n", 1, None, ""])
+def test_version_that_is_not_echoed(version):
+    stdin = json.dumps({"cniVersion": version}).encode()
+    assert parse_request({"CNI_COMMAND": "VERSION"}, stdin).version == "1.1.0"
+
+
+def test_nobody_writes_a_line_of_the_log_by_a_name():
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c\n1", "CNI_IFNAME": "x" * 1000}
+    assert describe_call(env) == f"ADD 'c\\n1' {'x' * 100!r}..."
 
 
 def test_del_needs_no_netns_and_reads_no_args():
@@ -209,7 +235,7 @@ def test_args_survive_formatting(args):
 
 texts = st.text(st.characters(codec=None), max_size=20)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8)
 environments = st.dictionaries(
     st.sampled_from([*ENV, "CNI_ARGS", "CNI_PATH"]),

@@ -39,7 +39,8 @@ traits = st.builds(
     LinkTraits, altnames=st.none() | st.lists(names).map(tuple), alias=st.none() | names, flags=words,
     broadcast=st.none() | macs, mode=words, queue_length=words, group=words, gso_max_size=words, gro_max_size=words,
     programs=st.none() | st.lists(st.tuples(st.integers(0, 8), st.integers(1))).map(tuple),
-    features=st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple))
+    **dict.fromkeys(("features", "rings", "coalescing"),
+                    st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple)))
 records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
     phase=st.sampled_from(Phase), sets_mac=st.booleans(), result=st.none() | results,
@@ -99,7 +100,8 @@ def test_a_record_without_what_came_later():
     assert parse_record(json.dumps(document)) == record()
 
 
-@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "flags", "new")), wrong_values)
+@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "rings", "coalescing", "flags",
+                        "new")), wrong_values)
 def test_any_damage_of_traits_is_a_record_or_a_sriov_error(part, value):
     document = json.loads(format_record(record()))
     document["baseline"]["link"]["traits"][part] = value
@@ -125,6 +127,36 @@ def test_any_damage_is_a_record_or_a_sriov_error(part, value):
     assert isinstance(attempt(json.dumps(document)), SriovError)
 
 
+@pytest.mark.parametrize(("path", "value"), [
+    ("owner.netns", 5), ("owner.container_id", None), ("owner.cookie", "x"), ("owner.pod", []), ("index", None),
+    ("baseline.link.name", 7), ("baseline.link.mtu", "1500"), ("baseline.link.up", "no"),
+    ("baseline.link.traits.alias", 7), ("baseline.settings.vlan", "x"), ("baseline.settings.trust", "on"),
+    ("ipam.plugin", 5), ("ipam.environment", []), ("ipam.config", "x"), ("result", []), ("wanted.mtu", "x"),
+    ("wanted.settings.max_tx_rate", 1.5)])
+def test_a_value_of_another_type_is_damage(path, value):
+    """It would fail whoever uses it, again and again."""
+    plugin = Delegation(plugin="host-local", environment={"CNI_IFNAME": "net1"}, config={"name": "net"})
+    document = json.loads(format_record(record(ipam=plugin)))
+    assert not isinstance(attempt(json.dumps(document)), SriovError)
+    *way, last = path.split(".")
+    place = document
+    for key in way:
+        place = place[key]
+    place[last] = value
+    assert isinstance(attempt(json.dumps(document)), SriovError)
+
+
+def test_a_file_of_another_vfs_name_is_damage(tmp_path):
+    """Its record would never go: what is deleted is the file of that name."""
+    with opened(tmp_path) as store:
+        store.write(record())
+    copy = file_of(tmp_path, record("0000:3b:02.2"))
+    copy.write_text(format_record(record()))
+    with opened(tmp_path) as store:
+        assert list(store) == [record()]
+        assert store.damaged == [f"{copy}: not the record of this file: {record().vf}"]
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", "5", '"x"', "{}", '{"format": 1}', "[" * 100_000])
 def test_what_is_no_record(text):
     with pytest.raises(SriovError, match="not a record: "):
@@ -132,15 +164,22 @@ def test_what_is_no_record(text):
 
 
 def test_a_form_that_a_later_version_wrote():
-    with pytest.raises(Refused, match="its format is 2, this version knows 1"):
-        parse_record(format_record(record()).replace('"format": 1', '"format": 2'))
+    with pytest.raises(Refused, match="its format is 3, this version knows 1 and 2"):
+        parse_record(format_record(record()).replace('"format": 2', '"format": 3'))
+
+
+def test_the_form_that_the_first_version_wrote():
+    document = json.loads(format_record(record()))
+    document["format"] = 1
+    del document["wanted"], document["baseline"]["link"]["traits"]
+    assert parse_record(json.dumps(document)) == record()
 
 
 def test_a_store_that_a_later_version_wrote_is_not_opened_nor_touched(tmp_path):
     with opened(tmp_path) as store:
         store.write(record())
     path = file_of(tmp_path, record())
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     for _ in range(2):
         with pytest.raises(Refused, match="cannot use the record"):
             Store.open(tmp_path)
@@ -299,7 +338,9 @@ def test_a_full_disk(disk):
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(1 << 20))
         check_refused(store, disk, errno.ENOSPC)
-        store.delete(record())          # deleting must work on a full disk
+        detaching = store.mark_detaching(record())
+        assert list(store) == [detaching] == [record().detaching()]      # this process knows at least
+        store.delete(detaching)         # deleting must work on a full disk
         filler.unlink()
     assert on_disk(disk) == []
 
@@ -312,6 +353,10 @@ def test_a_disk_that_turned_read_only(tmp_path):
         try:
             subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path / "vfs"], check=True)
             check_refused(store, tmp_path, errno.EROFS)
+            detaching = store.mark_detaching(record())
+            with pytest.raises(HostError, match=r"cannot delete the record .*: EROFS"):
+                store.delete(detaching)
+            assert list(store) == [detaching]
         finally:
             subprocess.run(["umount", tmp_path / "vfs"], check=True)
     assert on_disk(tmp_path) == [record()]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import types
 from contextlib import contextmanager
 
@@ -17,12 +18,15 @@ from cni import repair
 from cni.custody import _TRUSTED, HANDED_BACK, Custody, Loss
 from cni.locks import Busy
 from cni.netns import Sight, find_file_system, look_at, netns_cookie, open_netns
+from cni.owners import describe_repairs
 from cni.protocol import Code
 from cni.record import Phase
 from cni.repair import INTERVAL, LONGEST_REST, START_BUDGET, Repair
 from cni.store import Store
+from sriov.clock import moment
 from sriov.errors import HostError
-from tests.cni.test_ipam import kernel
+from sriov.status import BroughtHome, Repairs
+from tests.cni.test_ipam import NOW, kernel
 from tests.cni.test_record import record
 from tests.support.node import netns, run, wait_for
 
@@ -42,6 +46,7 @@ class Fake(Custody):
     """Custody whose VFs are lost and settled as the test says; `tried` are the VFs of all tries, in order."""
 
     def __init__(self, store):
+        super().__init__(kernel(), store)
         self.losses, self.failures, self.busy, self.tried = {}, {}, set(), []
         self._records = store
 
@@ -196,6 +201,95 @@ def test_the_thread_looks_by_itself_and_at_a_hint_and_ends(store, custody, monke
         made.hint()
         wait_for("the second", lambda: list(store) == [])
     assert threading.active_count() == threads
+
+
+# ---- what an admin is told ----------------------------------------------------------------------------------
+
+
+def test_what_stands_is_told_with_its_age_until_it_is_over(store, custody, clock):
+    custody.losses = {ONE.vf: Loss.NETNS_GONE, TWO.vf: Loss.HELD}
+    custody.failures = {ONE.vf: HostError("no")}
+    made = Repair(custody, store)
+    assert made.failures == []
+    made.reconcile()
+    (failure,) = made.failures                       # the kernel may need a moment for the other one
+    assert failure.reason == "VF 0000:3b:02.1 of container c1, net1 of network net is not home: no"
+    clock.now += HANDED_BACK
+    made.reconcile()
+    assert [(failure.reason.partition(" of ")[0], failure.age) for failure in made.failures] == [
+        ("VF 0000:3b:02.1", HANDED_BACK), ("VF 0000:3b:02.2", HANDED_BACK)]
+    assert made.failures[1].reason.endswith(f"is not home: {Loss.HELD}")
+    custody.losses, custody.failures = {ONE.vf: Loss.NETNS_GONE}, {}
+    clock.now += LONGEST_REST
+    made.reconcile()
+    assert made.failures == []
+
+
+def test_a_failure_is_told_while_the_next_try_is_under_way(store, custody, clock):
+    custody.losses, custody.failures = {ONE.vf: Loss.NETNS_GONE}, {ONE.vf: HostError("no")}
+    made, seen = Repair(custody, store), []
+    made.reconcile()
+    settle = custody.settle
+
+    def look(record, deadline):
+        seen.append(made.failures)
+        return settle(record, deadline)
+
+    custody.settle = look
+    clock.now += INTERVAL
+    made.reconcile()
+    assert [len(failures) for failures in seen] == [1]
+
+
+def test_a_failure_whose_del_came_is_told_no_more(store, custody, clock, monkeypatch):
+    monkeypatch.setattr(repair, "INTERVAL", 0.01)
+    custody.losses, custody.failures = {ONE.vf: Loss.UNFINISHED}, {ONE.vf: HostError("no")}
+    made = Repair(custody, store)
+    with made.running():
+        wait_for("the failure", lambda: made.failures)
+        store.delete(ONE)
+        wait_for("its end", lambda: not made.failures)
+
+
+def test_counts(store, lost, counted, done):
+    """By what each VF was lost; addresses that a plugin takes back late count when it has."""
+    counted(status=1)
+    store.write(lost("c1", vf=ONE.vf))
+    store.write(lost("c2", vf=TWO.vf))
+    made = Repair(Custody(NOW, store), store)
+    assert describe_repairs(made) == Repairs()
+    before = time.time()
+    made.reconcile()
+    told = describe_repairs(made)
+    assert told.brought_home == (BroughtHome(reason=Loss.REBOOTED, vfs=2),)
+    assert (told.paid_late, told.set_aside, len(told.standing)) == (0, 0, 2)
+    assert told.last == f"VF {TWO.vf}: brought home: container c2, net1 of network net: {Loss.REBOOTED}"
+    assert all("are still reserved: IPAM plugin fake" in problem.message for problem in told.standing)
+    assert {problem.since for problem in told.standing} | {told.last_at} <= {
+        moment(seconds) for seconds in range(int(before), int(time.time()) + 1)}
+    counted()
+    made = Repair(Custody(NOW, store), store)
+    made.reconcile()
+    told = describe_repairs(made)
+    assert (told.brought_home, told.paid_late, told.standing) == ((), 2, ())
+    assert told.last == "the addresses of container c2, net1 of network net: given back by fake"
+    assert sorted(done()) == ["c1", "c2"]
+
+
+def test_a_damaged_record_is_set_aside_and_told(tmp_path, caplog):
+    Store.open(tmp_path).close()
+    (tmp_path / "vfs/0000:3b:02.3.json").write_text("{")
+    store = Store.open(tmp_path)
+    try:
+        made = Repair(Fake(store), store)
+        made.reconcile()
+        told = describe_repairs(made)
+    finally:
+        store.close()
+    assert told.set_aside == 1
+    (problem,) = told.standing
+    assert problem.message.startswith(f"set aside a damaged record: {tmp_path}/vfs/0000:3b:02.3.json: not a record")
+    assert messages(caplog) == [problem.message]
 
 
 # ---- what a path tells --------------------------------------------------------------------------------------

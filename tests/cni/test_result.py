@@ -164,6 +164,21 @@ def test_any_ipam_result_is_addresses_or_an_error(document, version):
         assert json.loads(json.dumps(shown))["cniVersion"] == version
 
 
+def test_a_route_without_a_gateway_takes_the_first_that_there_is():
+    def gateway(to, **route):
+        return Addresses(ips=(
+            Ip(address=ip_interface("10.0.0.5/24")),
+            Ip(address=ip_interface("fd00::5/64"), gateway=ip_address("fd00::1")),
+            Ip(address=ip_interface("10.1.0.5/24"), gateway=ip_address("10.1.0.1")),
+            Ip(address=ip_interface("10.2.0.5/24"), gateway=ip_address("10.2.0.1")),
+        )).gateway(Route(to=ip_network(to), **route))
+
+    assert gateway("10.99.0.0/16") == ip_address("10.1.0.1")
+    assert gateway("fd99::/64") == ip_address("fd00::1")
+    assert gateway("10.99.0.0/16", gateway=ip_address("10.2.0.9")) == ip_address("10.2.0.9")
+    assert ADDRESSES.gateway(Route(to=ip_network("fd99::/64"))) is None
+
+
 # ---- chains -----------------------------------------------------------------------------------------------
 
 
@@ -220,6 +235,7 @@ def test_previous_result():
     (previous(ips=3), ".ips: expected a list of objects"),
     (previous(routes=[None]), ".routes: expected a list of objects"),
     (previous(dns=["x"]), ".dns: expected an object, got a list"),
+    (previous(dns={"domain": "x" * 2**20}), ": expected at most 1048576 bytes, got 1048762"),
     (previous(ips=[{"interface": "0"}]), ".ips[0].interface: expected a number, got '0'"),
     (previous(ips=[{}, {"interface": True}]), ".ips[1].interface: expected a number, got True")])
 def test_previous_results_that_are_none(made, problem):

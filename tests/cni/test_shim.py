@@ -1,5 +1,6 @@
 """The CNI executable against real sockets: the build that ships, and one with sanitizers."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,34 +11,33 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import wire
+from cni import takeover, wire
+from cni.record import Delegation, format_record
 from cni.shim import build
+from cni.store import Store
 from sriov.errors import HostError, InputError
+from tests.cni.test_record import record
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 ADD = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c0", "CNI_IFNAME": "net1", "CNI_PATH": "/opt/cni/bin"}
+DEL = {**ADD, "CNI_COMMAND": "DEL", "VFPOOL_CONNECT_MS": "50"}
 CONFIG = b'{"cniVersion": "1.0.0", "name": "n", "type": "vfpool"}'
 RESULT = b'{"cniVersion":"1.0.0","interfaces":[]}\n'
+FORERUNNER = takeover.FOLDER    # the executable's too
 LIMIT = 30    # seconds that no run may take: a hang is a failure
 
 
 def sanitized(directory):
-    output, probe = directory / "vfpool-sanitized", directory / "probe.c"
-    probe.write_text("int main(void) { return 0; }\n")
-    compiler = ["gcc", *SANITIZERS, "-o", output]
-    try:
-        subprocess.run([*compiler, probe], check=True)
-        subprocess.run([output], check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        pytest.skip("gcc is not here, or without its address and undefined behaviour sanitizers")
+    output = directory / "vfpool-sanitized"
     flags = [flag for flag in build.FLAGS if flag not in ("-static", "-s")]
-    subprocess.run([*compiler, *flags, build.SOURCE], check=True)
+    subprocess.run(["gcc", *SANITIZERS, "-o", output, *flags, build.SOURCE], check=True)
     return output
 
 
@@ -57,8 +57,13 @@ def path():
 
 
 def run(shim, path, stdin=CONFIG, **env):
-    return subprocess.run([shim], env={"VFPOOL_SOCKET": path, **env}, input=stdin, capture_output=True,
-                          timeout=LIMIT, check=False)
+    """The state folder, if there is one, is beside the socket."""
+    env = {"VFPOOL_SOCKET": path, "VFPOOL_STATE": state_beside(path), **env}
+    return subprocess.run([shim], env=env, input=stdin, capture_output=True, timeout=LIMIT, check=False)
+
+
+def state_beside(path):
+    return f"{os.path.dirname(path)}/state"
 
 
 def check_error(done, code):
@@ -179,12 +184,20 @@ def test_namespace_path_that_is_a_fifo_does_not_hang(shim, path, tmp_path):
         assert run(shim, path, **ADD, CNI_NETNS=str(tmp_path / "fifo")).returncode == 0
 
 
-def test_no_agent_is_try_again_after_a_second(shim, path):
+@pytest.mark.parametrize("command", ["ADD", "CHECK", "GC", "A VERB THAT COMES LATER"])
+def test_no_agent_is_try_again_after_as_long_as_a_restart_takes(shim, path, command):
     begin = time.monotonic()
-    message = check_error(run(shim, path, **{**ADD, "CNI_COMMAND": "DEL"}), 11)
-    assert 1 <= time.monotonic() - begin < 3
+    message = check_error(run(shim, path, **{**ADD, "CNI_COMMAND": command}, VFPOOL_CONNECT_MS="400"), 11)
+    assert 0.4 <= time.monotonic() - begin < 2
     assert message == (f"the vfpool agent does not answer on {path}: the socket does not exist (ENOENT); "
                        "is the vfpool-agent pod running on this node?")
+
+
+@pytest.mark.parametrize("shim", ["static"], indirect=True)
+def test_usual_time_to_wait_for_an_agent(shim, path):
+    begin = time.monotonic()
+    check_error(run(shim, path, **ADD), 11)
+    assert 5 <= time.monotonic() - begin < 8
 
 
 def test_no_agent_is_unavailable_for_who_asks_for_the_status(shim, path):
@@ -202,9 +215,10 @@ def test_every_verb_is_the_agents_to_judge(shim, path, command):
 
 
 def test_stale_socket_is_try_again_and_never_reads_as_done(shim, path):
+    keep(path, record(container="c0"))
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-        done = run(shim, path, **{**ADD, "CNI_COMMAND": "DEL"}, VFPOOL_CONNECT_MS="50")
+        done = run(shim, path, **DEL)
     assert "ECONNREFUSED" in check_error(done, 11)
     # containerd takes a DEL for done whose error has one of these
     assert not re.search(rb"not found|no such file or directory", done.stdout, re.IGNORECASE)
@@ -215,7 +229,7 @@ def test_socket_path_too_long(shim, length):
     assert "too long" in check_error(run(shim, "/".ljust(length, "s"), **ADD), 11)
 
 
-def test_agent_that_appears_within_the_second(shim, path):
+def test_agent_that_appears_while_it_waits(shim, path):
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(run, shim, path, **ADD)
         threading.Event().wait(0.5)    # the time is the behaviour: an agent that restarts
@@ -228,7 +242,130 @@ def test_agent_whose_queue_is_full_is_tried_again(shim, path):
         listener.bind(path)
         listener.listen(0)
         first.connect(path)
-        assert "EAGAIN" in check_error(run(shim, path, **ADD, VFPOOL_CONNECT_MS="50"), 11)
+        # A DEL as well: the agent lives, and what it is at is not on disk yet.
+        for command in ("ADD", "DEL"):
+            assert "EAGAIN" in check_error(run(shim, path, **{**DEL, "CNI_COMMAND": command}), 11)
+
+
+# a DEL that finds no agent
+
+
+def keep(path, kept, folder="vfs"):
+    """Write the record down beside `path`, as the agent does."""
+    with closing(Store.open(Path(state_beside(path)))) as store:
+        if folder == "vfs":
+            store.write(kept)
+        else:
+            delegation = Delegation(plugin="x", environment={}, config={})
+            store.delete(store.owe(dataclasses.replace(kept, ipam=delegation)))
+    assert len(os.listdir(f"{state_beside(path)}/{folder}")) == 1
+
+
+def check_done(done):
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_del_without_a_record_is_done_without_waiting(shim, path):
+    begin = time.monotonic()
+    check_done(run(shim, path, **{**DEL, "VFPOOL_CONNECT_MS": "20000"}))
+    os.mkdir(state_beside(path))
+    check_done(run(shim, path, **{**DEL, "VFPOOL_CONNECT_MS": "20000"}))
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+        check_done(run(shim, path, **{**DEL, "VFPOOL_CONNECT_MS": "20000"}))
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("folder", ["vfs", "ipam"])
+@pytest.mark.parametrize("ifname", ["net1", "net2"])
+def test_del_with_a_record_of_its_container_is_to_be_tried_again(shim, path, folder, ifname):
+    keep(path, record(container="c0"), folder)
+    message = check_error(run(shim, path, **{**DEL, "CNI_IFNAME": ifname}), 11)
+    assert message == (f"the vfpool agent does not answer on {path}: the socket does not exist (ENOENT), and by a "
+                       "record this container has a VF or addresses; is the vfpool-agent pod running on this node?")
+
+
+@pytest.mark.parametrize("folder", ["vfs", "ipam"])
+@pytest.mark.parametrize("container", ["c", "c00", "C0", "net1", "0"])
+def test_del_is_not_kept_by_the_records_of_others(shim, path, folder, container):
+    keep(path, record(container="c0"), folder)
+    check_done(run(shim, path, **{**DEL, "CNI_CONTAINERID": container}))
+
+
+def test_del_with_a_record_waits_for_the_agent(shim, path):
+    keep(path, record(container="c0"))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run, shim, path, **{**DEL, "VFPOOL_CONNECT_MS": "20000"})
+        threading.Event().wait(0.3)    # the time is the behaviour: an agent that restarts
+        with agent(path, answering(0, b"")) as served:
+            check_done(done.result())
+    assert served.result()[0].env["CNI_COMMAND"] == "DEL"
+
+
+@pytest.mark.parametrize("name", ["x.json", "0000:3b:02.1.json"])
+@pytest.mark.parametrize("content", [
+    b"", b"\0" * 20_000, b'{"format": 2, "owner": {"id": "c0"}}', b'{"container_id": "c0',
+    b" " * 8180 + b'"container_id": "c1"', None,
+])
+def test_del_is_not_done_where_what_may_be_a_record_cannot_be_read(shim, path, name, content):
+    at = Path(state_beside(path), "vfs", name)
+    at.parent.mkdir(parents=True)
+    at.mkdir() if content is None else at.write_bytes(content)
+    assert "and what records there are cannot be read;" in check_error(run(shim, path, **DEL), 11)
+
+
+@pytest.mark.parametrize("at", ["state", "state/vfs", "state/ipam"])
+def test_del_is_not_done_where_a_folder_cannot_be_read(shim, path, at):
+    file = Path(path).parent / at
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    assert "and what records there are cannot be read;" in check_error(run(shim, path, **DEL), 11)
+    file.unlink()
+    file.symlink_to(file)
+    assert "and what records there are cannot be read;" in check_error(run(shim, path, **DEL), 11)
+    check_error(run(shim, path, **DEL, VFPOOL_STATE="/".ljust(5000, "s")), 11)
+
+
+def test_del_passes_over_what_is_no_record(shim, path):
+    """What the agent passes over too: drafts, and what it has set aside."""
+    folder = Path(state_beside(path), "vfs")
+    folder.mkdir(parents=True)
+    for name in (".x.json.new", "x.damaged", "json"):
+        (folder / name).write_text(format_record(record(container="c0")))
+    check_done(run(shim, path, **DEL))
+
+
+def test_del_finds_its_record_among_a_thousand(shim, path):
+    folder = Path(state_beside(path), "ipam")
+    folder.mkdir(parents=True)
+    for number in range(1000):
+        (folder / f"{number:0200}.json").write_text(format_record(record(container=f"other{number}")))
+    check_done(run(shim, path, **DEL))
+    for number in (0, 999):
+        assert "by a record" in check_error(run(shim, path, **{**DEL, "CNI_CONTAINERID": f"other{number}"}), 11)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"CNI_CONTAINERID": ""}, {"CNI_CONTAINERID": 'c0"'}, {"CNI_CONTAINERID": "../c0"}, {"CNI_IFNAME": ""},
+    {"CNI_IFNAME": "../net1"},
+])
+def test_del_that_names_no_attachment_is_never_done(shim, path, wrong):
+    assert "do not say whose VF it is" in check_error(run(shim, path, **{**DEL, **wrong}), 11)
+    assert "do not say whose VF it is" in check_error(run(shim, path, CNI_COMMAND="DEL", VFPOOL_CONNECT_MS="0"), 11)
+
+
+@pytest.mark.kernel
+def test_del_of_what_sriov_cni_attached_is_to_be_tried_again(shim, path):
+    def run_with(*names, **env):
+        """In a mount namespace of its own, whose /var/lib/cni/sriov has these files."""
+        script = 'mount -t tmpfs none /var/lib; mkdir -p "$1"; cd "$1"; shift 2; touch x "$@"; exec "$0"'
+        command = ["unshare", "--mount", "sh", "-ec", script, shim, FORERUNNER, "--", *names]
+        return subprocess.run(command, env={"VFPOOL_SOCKET": path, **DEL, **env, "PATH": os.environ["PATH"]},
+                              capture_output=True, input=CONFIG, timeout=LIMIT, check=False)
+
+    assert "by a record" in check_error(run_with("c0-net1"), 11)
+    check_done(run_with("c0-net2", "c1-net1", "c0"))
+    check_done(run_with(CNI_CONTAINERID="c" * 251))     # no file has so long a name
 
 
 def test_agent_that_closes_at_once(shim, path):

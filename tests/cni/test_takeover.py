@@ -167,6 +167,20 @@ def test_a_file_that_is_half_written_is_waited_for(forerunner, folder, write):
     assert files(folder) == [VF, "c1-net1"]
 
 
+@pytest.mark.parametrize("look", [
+    lambda found: found.find(ATTACHMENT, None), lambda found: list(found.of_network("net")),
+    lambda found: found.of_vf(VF)], ids=["DEL", "GC", "ADD"])
+def test_folders_as_sriov_cni_makes_them(forerunner, folder, write, look):
+    """Which an agent without CAP_DAC_OVERRIDE could not look into."""
+    write()
+    folders = [folder / "pci/vf_lock", folder / "pci", folder]
+    folders[0].mkdir()
+    for each in folders:
+        each.chmod(0o600)
+    assert look(forerunner)
+    assert [each.stat().st_mode & 0o777 for each in folders] == [0o700] * 3
+
+
 def test_a_name_that_no_file_can_have(forerunner):
     assert forerunner.find(("x" * 300, "net1"), None) is None
 
@@ -185,7 +199,7 @@ def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, fo
     write()
     make_older(folder, "c1-net1")
     assert forerunner.of_vf(VF) == []
-    assert files(folder) == [VF, "c1-net1.outdated"]
+    assert files(folder) == ["c1-net1.outdated"]
     write()
     make_older(folder, "c1-net1")
     assert forerunner.find(ATTACHMENT, None) is None
@@ -571,6 +585,14 @@ def test_the_first_of_several_dead_pods_found_it_clean(tmp_path, folder, write):
         assert (made.attachment, made.baseline.link.name, made.ipam) == (ATTACHMENT, "clean", None)
         assert Custody(NOW, store).find_loss(made) is Loss.UNFINISHED
     assert files(folder) == ["c3-net1"]
+
+
+def test_a_dead_pod_of_which_no_file_tells_how_the_vf_was(forerunner, folder, write, caplog):
+    write()
+    break_file(folder)
+    assert forerunner.of_vf(VF) == []
+    assert f"VF {VF}: sriov-cni gave it to a pod that is gone, and left no word" in caplog.text
+    assert files(folder) == ["c1-net1.damaged"]
 
 
 def test_a_vf_that_it_never_had(forerunner, write):

@@ -93,6 +93,7 @@ def default(function, name):
     (default(Sysfs, "root") / "devices/pci0000:00/0000:00:01.0/sriov_numvfs", True),
     ("/var/run/netns/cni-1", False),           # where containerd and CRI-O make them
     ("/var/lib/cni/networks/net", True),       # host-local's leases
+    ("/run/cni/dhcp.sock", True),              # who connects to a socket writes
 ], ids=str)
 def test_what_the_agent_uses_is_mounted(path, writes):
     mount = mount_of(path)
@@ -103,7 +104,7 @@ def test_what_the_agent_uses_is_mounted(path, writes):
 def test_no_other_host_path():
     """A new one wants a reason, and a line above."""
     assert set(HOST_PATHS.values()) - set(SEEN.values()) == {
-        "/etc/cni/net.d", "/opt/cni/bin", "/run/udev", "/run/vfpool", "/sys/bus/pci",
+        "/etc/cni/net.d", "/opt/cni/bin", "/run/cni", "/run/udev", "/run/vfpool", "/sys/bus/pci",
         "/sys/devices", "/var/lib/cni", f"{KUBELET}/device-plugins", f"{KUBELET}/plugins_registry",
         f"{KUBELET}/pod-resources", "/var/lib/vfpool", "/var/run/k8s.cni.cncf.io/devinfo/dp", "/var/run/netns",
     }

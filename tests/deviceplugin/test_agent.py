@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from deviceplugin import agent as agent_module
 from deviceplugin.agent import Agent, Node
 from deviceplugin.kubeletdir import identify
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.nodestatus import now
 from deviceplugin.podresources import PodResources
 from deviceplugin.poolsource import PoolSource
+from sriov.clock import now
 from sriov.commands.status import ask_agent
 from sriov.errors import Refused
 from sriov.host.knownfile import KnownFile
@@ -27,7 +28,7 @@ from sriov.model import RdmaDevice
 from sriov.pci import PciAddress
 from sriov.provision.ledger import Ledger
 from sriov.provision.terms import no_claims
-from sriov.status import Owner
+from sriov.status import Owner, Repairs
 from tests.deviceplugin.harness import configure, run, socket_of, until
 from tests.sriov.fakenode import FakeNode, make_pf
 from tests.support.kubelet import Kubelet
@@ -83,6 +84,7 @@ class Site:
         self.root = root
         self.node = node
         self.pods = FakePods()
+        self.changes = 0            # how often the pods' part was told that the host changed
         self.status_socket = root / "status.sock"
         self.path = root / "pools.yaml"
 
@@ -91,6 +93,9 @@ class Site:
         draft.write_text(HEAD + body)
         draft.replace(self.path)
 
+    def _count(self) -> None:
+        self.changes += 1
+
     @asynccontextmanager
     async def running(self, body: str) -> AsyncIterator[Agent]:
         """The agent, running; an error in it fails the test."""
@@ -98,7 +103,7 @@ class Site:
         known = KnownFile(self.root / "known.json", BOOT)
         node = Node(lookout=Lookout(self.node.host, known), executor=self.node.executor(),
                     ledger=Ledger(self.root, BOOT), pods=self.pods, kubelet=PodResources(self.root),
-                    read_claims=no_claims, owners=self.pods.owners, changed=lambda: None)
+                    read_claims=no_claims, owners=self.pods.owners, repairs=Repairs, changed=self._count)
         agent = Agent(Process(version="1", started=now()), node, PoolSource(self.path, "n1"), configure(self.root))
         task = asyncio.create_task(agent.run(self.status_socket), name="agent")
         try:
@@ -315,5 +320,25 @@ def test_a_vf_in_a_pod_keeps_what_its_pool_selects_it_by(root: Path) -> None:
                 members = agent._inventory.snapshot.get_members("intel.com/rdma")
                 assert [(member.vf.address, member.fault) for member in members] == [
                     (vf.address, None) for vf in at_home]
+
+    run(scenario)
+
+
+def test_what_the_kernel_says_is_a_hint_for_who_mends_vfs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Callable[[], None]] = []
+
+    @contextmanager
+    def watch(_: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> Iterator[None]:
+        heard.append(changed)
+        yield
+
+    monkeypatch.setattr(agent_module, "KernelWatch", watch)
+
+    async def scenario() -> None:
+        async with site.running(pools(one="pf: ens1")):
+            (changed,) = heard
+            assert site.changes == 0
+            changed()
+            assert site.changes == 1
 
     run(scenario)

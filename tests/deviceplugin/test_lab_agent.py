@@ -26,7 +26,7 @@ from sriov.status import NodeStatus
 from tests.deviceplugin.test_poolsource import ConfigMap
 from tests.support import node
 from tests.support.kubelet import Kubelet, TopologyPolicy
-from tests.support.node import Agent, Cni, config, netns, pfs, wait_for
+from tests.support.node import Agent, Cni, CniFailed, config, netns, pfs, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -134,6 +134,42 @@ def test_vf_in_a_pod_stays_in_its_pool_over_agent_restarts(agent: Agent) -> None
             await asyncio.to_thread(cni.delete, conf, "c1", path)
         others = await kubelet.admit("default/b", {"app": {SRIOV: 13}})
         assert vf not in others["app"].device_ids[SRIOV]
+
+    with_kubelet(agent, work)
+
+
+def test_a_pod_gets_no_vf_but_its_own(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(kubelet: Kubelet) -> None:
+        mine = await kubelet.admit("default/a", {"app": {SRIOV: 1}})
+        (vf,) = mine["app"].device_ids[SRIOV]
+        await kubelet.admit("default/b", {"app": {SRIOV: 1}})
+        await asyncio.to_thread(attach, vf)
+        kubelet.remove("default/a")
+        await asyncio.to_thread(refuse, vf, "default/a")
+
+    def call(pod: str) -> Cni:
+        namespace, _, name = pod.partition("/")
+        monkeypatch.setenv("CNI_ARGS", f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}")
+        return Cni(agent.socket)
+
+    def refuse(vf: str, pod: str) -> None:
+        before = node.links()
+        with netns() as path, pytest.raises(CniFailed, match=f"VF {vf} is not allocated to pod {pod}") as failure:
+            call(pod).add(config(vf, vlan=5), "c1", path)
+        assert failure.value.code == 101
+        assert node.differences(before, node.links()) == []
+        assert agent.records() == []
+
+    def attach(vf: str) -> None:
+        refuse(vf, "default/b")
+        refuse(vf, "default/nobody")
+        with netns() as path:
+            cni = call("default/a")
+            cni.add(config(vf, vlan=5), "c1", path)
+            cni.delete(config(vf), "c1", path)
+            monkeypatch.delenv("CNI_ARGS")                # by hand
+            cni.add(config(vf, vlan=5), "c1", path)
+            cni.delete(config(vf), "c1", path)
 
     with_kubelet(agent, work)
 

@@ -48,12 +48,14 @@ def test_status_of_a_node(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None
         async with Kubelet(agent.kubelet) as kubelet:
             await asyncio.to_thread(agent.start)
             await kubelet.wait_allocatable("intel.com/sriov", 3, timeout=PATIENCE)
-            await asyncio.to_thread(check)
+            given = await kubelet.admit("default/a", {"app": {"intel.com/sriov": 1}})
+            await asyncio.to_thread(check, *given["app"].device_ids["intel.com/sriov"])
 
-    def check() -> None:
+    def check(given: str) -> None:
         wait_for("the status", lambda: ask(agent)[0] == 0)
         (pf,) = (pf for pf in pfs() if pf.numa_node == 0)
-        first, second, _third = pf.vfs
+        (first,) = (vf for vf in pf.vfs if vf.address == given)
+        second, _third = (vf for vf in pf.vfs if vf.address != given)
         status, out, err = ask(agent)
         assert (status, err) == (0, "")
         assert "all is well\n" in out

@@ -14,7 +14,8 @@ from cni.owners import list_owners
 from cni.record import Baseline, Phase, Record
 from cni.record import Owner as RecordOwner
 from deviceplugin.inventory import Snapshot, plan_members
-from deviceplugin.nodestatus import Agent, Knowledge, describe_node, now
+from deviceplugin.nodestatus import Agent, Knowledge, describe_node
+from sriov.clock import now
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host, VfSettings
 from sriov.pci import PciAddress
@@ -22,7 +23,18 @@ from sriov.pools.assignment import Member, assign
 from sriov.pools.poolfile import parse_pool_file
 from sriov.provision.guards import Override, Refusal
 from sriov.provision.terms import Failure, Report
-from sriov.status import Moment, Owner, PfStatus, PoolFileStatus, Problem, Registration, format_status, parse_status
+from sriov.status import (
+    BroughtHome,
+    Moment,
+    Owner,
+    PfStatus,
+    PoolFileStatus,
+    Problem,
+    Registration,
+    Repairs,
+    format_status,
+    parse_status,
+)
 from tests.support.tree import Pf, Tree
 
 POOLS = """\
@@ -108,6 +120,15 @@ def test_what_pods_have_and_no_pool_does(host: Host) -> None:
     assert [(vf.address, vf.owner) for vf in status.unpooled] == [(stray, OWNER)]
     assert [each.message for each in status.problems] == [
         "disk full", "VF 0000:3b:09.9 is not on the host, but pod d/a, net1 of network fast has it"]
+
+
+def test_what_was_mended_and_what_stands(host: Host) -> None:
+    standing = Problem(message="VF 0000:3b:02.1 is not home", since=Moment("2026-11-21T18:00:00Z"))
+    repairs = Repairs(brought_home=(BroughtHome(reason="its network namespace is gone", vfs=2),), paid_late=1,
+                      set_aside=1, last="VF", last_at=Moment("2026-11-21T18:00:09Z"), standing=(standing,))
+    status = describe_node(AGENT, know(host, repairs=repairs))
+    assert parse_status(format_status(status)).repairs == repairs
+    assert standing in status.find_problems()
 
 
 def test_what_could_not_be_read(host: Host) -> None:

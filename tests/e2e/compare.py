@@ -1,4 +1,4 @@
-"""The existing stack and vfpool, one after the other on the same node: bursts of pods, and ADD and DEL.
+"""The existing stack and vfpool, one after the other on the same node: bursts of pods, ADD and DEL, and faults.
 
 Both get the same objects: pods that ask for intel.com/sriov themselves, on a NAD of `type: sriov`, through Multus
 thin. The existing stack is sriov-network-device-plugin and sriov-cni over VFs that a script has made.
@@ -20,12 +20,14 @@ from tests.e2e.burst import PODS, delete_pods, start_pods
 from tests.e2e.cluster import EXPECTED, Cluster
 from tests.e2e.peers import find_peers
 from tests.e2e.pods import SRIOV, container, network, pod
+from tests.e2e.trials import Trials, list_rows, run_trials
 from tests.lab.errors import LabError
 from tests.support.node import wait_for
 
 BURSTS = 5
 PATIENCE = 25.0    # seconds after the last sandbox has gone
 ROUNDS = 12
+TITLE = 40         # columns
 BEGIN, END = "<!-- make compare -->\n\n", "\n<!-- end of make compare -->"
 _LABELS = {"app": "sriovdp"}
 
@@ -46,6 +48,7 @@ class Figures:
     stack: str
     bursts: tuple[Burst, ...]
     calls: dict[str, dict[str, list[float]]]
+    trials: Trials
 
 
 def compare() -> str:
@@ -54,32 +57,42 @@ def compare() -> str:
     if missing := [name for name in ("multus", "sriov", "sriovdp") if peers.find(name) is None]:
         raise LabError(f"nothing to compare with: no {', '.join(missing)}", hint=peers.reason)
     return format_table([
-        run_stack("existing stack", install_existing),
-        run_stack("vfpool", Cluster.install),
+        run_stack("existing stack", install_existing, make_vfs, agent=False),
+        run_stack("vfpool", Cluster.install, lambda _: None, agent=True),
     ])
 
 
-def run_stack(stack: str, install: Callable[[Cluster], None]) -> Figures:
+def run_stack(stack: str, install: Callable[[Cluster], None], prepare: Callable[[Cluster], None], *,
+              agent: bool) -> Figures:
+    """`prepare` makes VFs free that faults have left otherwise, where nothing of the stack does."""
     with Cluster() as cluster:
         install(cluster)
         cluster.multus.use("thin")
-        return measure(cluster, stack)
+        bursts, calls = measure(cluster, stack)
+        trials = run_trials(cluster, prepare=lambda: prepare(cluster), agent=agent)
+        return Figures(stack=stack, bursts=bursts, calls=calls, trials=trials)
 
 
 def install_existing(cluster: Cluster) -> None:
     """VFs by a script, sriov-network-device-plugin as a DaemonSet, sriov-cni as an executable."""
     cluster.apply_crd()
-    cluster.node.sh("""
-        for device in /sys/bus/pci/drivers/igb/0000*; do
-            [ "$(cat $device/numa_node)" = -1 ] && continue
-            ip link set "$(ls $device/net)" up
-            echo 7 > $device/sriov_numvfs
-        done
-        udevadm settle""")
+    make_vfs(cluster)
     cluster.node.install_cni("/peers/sriov")
     cluster.kubectl.apply(*device_plugin())
     cluster.wait_allocatable({SRIOV: EXPECTED[SRIOV]})
     cluster.host.take_baseline()
+
+
+def make_vfs(cluster: Cluster) -> None:
+    """7 on each of the two PFs that have a NUMA node, anew where they exist."""
+    cluster.node.sh("""
+        for device in /sys/bus/pci/drivers/igb/0000*; do
+            [ "$(cat $device/numa_node)" = -1 ] && continue
+            ip link set "$(ls $device/net)" up
+            echo 0 > $device/sriov_numvfs
+            echo 7 > $device/sriov_numvfs
+        done
+        udevadm settle""")
 
 
 def device_plugin() -> list[dict[str, Any]]:
@@ -110,14 +123,14 @@ def device_plugin() -> list[dict[str, Any]]:
     ]
 
 
-def measure(cluster: Cluster, stack: str) -> Figures:
+def measure(cluster: Cluster, stack: str) -> tuple[tuple[Burst, ...], dict[str, dict[str, list[float]]]]:
     (vf,) = cluster.node.sh("ls /sys/bus/pci/drivers/igbvf | grep ^0000 | head -1").split()
     calls = json.loads(cluster.node.sh(f"python3 -m tests.bench.calls /opt/cni/bin/sriov {vf} {ROUNDS}"))
     bursts = []
     for number in range(BURSTS):
         bursts.append(run_burst(cluster, f"burst-{number}"))
         cluster.progress.note(f"{stack}, burst {number + 1} of {BURSTS}: {bursts[-1].astray} VFs not home")
-    return Figures(stack=stack, bursts=tuple(bursts), calls=calls)
+    return tuple(bursts), calls
 
 
 def run_burst(cluster: Cluster, name: str) -> Burst:
@@ -143,10 +156,10 @@ def names_astray(cluster: Cluster) -> tuple[list[str], list[str]]:
 
 
 def format_table(found: list[Figures]) -> str:
-    lines = [f"{'':34}{''.join(f'{figures.stack:>24}' for figures in found)}"]
+    lines = [f"{'':{TITLE}}{''.join(f'{figures.stack:>24}' for figures in found)}"]
 
     def row(title: str, values: list[str]) -> None:
-        lines.append(f"{title:34}{''.join(f'{value:>24}' for value in values)}")
+        lines.append(f"{title:{TITLE}}{''.join(f'{value:>24}' for value in values)}")
 
     for number in range(BURSTS):
         bursts = [figures.bursts[number] for figures in found]
@@ -158,6 +171,8 @@ def format_table(found: list[Figures]) -> str:
         for command in ("ADD", "DEL"):
             row(f"{case}, {command} p50", [
                 f"{statistics.median(figures.calls[case][command]):.0f} ms" for figures in found])
+    for title, values in list_rows([figures.trials for figures in found]):
+        row(title, values)
     return "\n".join(lines) + "\n"
 
 

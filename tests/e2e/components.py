@@ -39,6 +39,7 @@ RECIPES = (
     Recipe(
         name="cni", module="github.com/containernetworking/cni", version="v1.3.1",
         programs={"cnitool": "cnitool"},          # which has no version to tell
+        sources={"libcni_probe": Path(__file__).with_name("libcni_probe.go")},
     ),
     Recipe(
         name="plugins", module="github.com/containernetworking/plugins", version="v1.9.1", folder="cni",
@@ -113,7 +114,7 @@ def build_components() -> Components:
         for recipe, part in parts:
             folder = work / recipe.folder
             folder.mkdir(exist_ok=True)
-            for name in recipe.programs:
+            for name in recipe.executables:
                 os.link(part / recipe.folder / name, folder / name)    # the cache is one file system
 
     keys = "\0".join(recipe.key for recipe in RECIPES)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ class Recipe:
     sets, as package.variable=value, with {version} for the version; it ignores a wrong one, hence `probe`: a
     command whose output must have the version. `staged` is the version of the modules that the release's own
     go.mod replaces by folders of the release's tree, which a build from outside must have from the proxy.
-    `static_cgo` is for C code.
+    `static_cgo` is for C code. `sources` are programs of ours that use the module's packages: names and Go files.
     """
 
     name: str
@@ -53,12 +54,18 @@ class Recipe:
     static_cgo: bool = False
     probe: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)    # Debian's, as tests.lab.host has them
+    sources: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def executables(self) -> tuple[str, ...]:
+        return (*self.programs, *self.sources)
 
     @property
     def key(self) -> str:
         """Name, version and a hash over all that determines the executables."""
         said = "\0".join([
-            go_mod(self, ()), str(self.staged), self.folder, *self.programs, *build_arguments(self),
+            go_mod(self, ()), str(self.staged), self.folder, *self.executables, *build_arguments(self),
+            *(path.read_text() for path in self.sources.values()),
         ])
         return f"{self.name}-{self.version}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
@@ -129,10 +136,14 @@ def build(recipe: Recipe, work: Path, progress: Progress) -> None:
         described = _run([*go, "mod", "edit", "-json", released["GoMod"]])
         replaced = staged_modules(json.loads(described.stdout))
     (source / "go.mod").write_text(go_mod(recipe, replaced))
+    for name, path in recipe.sources.items():
+        (source / name).mkdir()
+        shutil.copyfile(path, source / name / "main.go")
     progress.run(f"{title}: the modules it needs", [*go, "mod", "tidy"])
     progress.run(
-        f"{title}: {_enumerate(recipe.programs)}",
-        [*go, "build", "-v", *build_arguments(recipe), "-o", f"{target}/", "tool"],
+        f"{title}: {_enumerate(recipe.executables)}",
+        [*go, "build", "-v", *build_arguments(recipe), "-o", f"{target}/", "tool",
+         *(f"./{name}" for name in recipe.sources)],
     )
     for name, package in zip(recipe.programs, recipe.imports(), strict=True):
         (target / executable_name(package)).rename(target / name)

@@ -66,10 +66,14 @@ def test_our_module_asks_for_one_release_and_replaces_what_that_release_has_in_i
     assert staged_modules({"Replace": None}) == []
 
 
-def test_the_key_follows_what_determines_the_executables():
+def test_the_key_follows_what_determines_the_executables(tmp_path):
+    own, other = tmp_path / "own.go", tmp_path / "other.go"
+    own.write_text("package main")
+    other.write_text("package main // another")
     changes: list[dict[str, Any]] = [
         {"version": "v2.0.2"}, {"programs": {"some": ""}}, {"tags": ("x",)}, {"variables": ("a.b=c",)},
         {"static_cgo": True}, {"staged": "v0.0.1"}, {"folder": "cni"},
+        {"sources": {"own": own}}, {"sources": {"own": other}}, {"sources": {"another": own}},
     ]
     assert replace(RECIPE, probe=("some",)).key == RECIPE.key
     assert len({RECIPE.key, *(replace(RECIPE, **change).key for change in changes)}) == 1 + len(changes)
@@ -86,7 +90,7 @@ def test_an_executable_is_named_as_go_names_it():
 
 
 def test_no_two_components_have_an_executable_of_the_same_name():
-    names = [name for recipe in RECIPES for name in recipe.programs]
+    names = [name for recipe in RECIPES for name in recipe.executables]
     assert len(names) == len(set(names))
     assert len({recipe.key for recipe in RECIPES}) == len(RECIPES)
 
@@ -156,6 +160,19 @@ def test_executables_of_another_version_are_refused(go, tmp_path):
     recipe = replace(RECIPE, programs={"mine": ""}, probe=("mine", "--version"))
     with pytest.raises(LabError, match=r"expected mine --version to say v2.0.1, got 'version unknown"):
         build(recipe, tmp_path, Progress("test"))
+
+
+def test_programs_of_ours_are_built_in_the_same_module(go, tmp_path):
+    calls = go("""case "$*" in
+        *download*) echo '{"GoMod": "/nowhere"}' ;;
+        *build*) while [ "$1" != -o ]; do shift; done; : > "$2/some"; : > "$2/own" ;;
+    esac""")
+    (tmp_path / "own.go").write_text("package main")
+    recipe = replace(RECIPE, programs={"some": ""}, sources={"own": tmp_path / "own.go"})
+    build(recipe, tmp_path, Progress("test"))
+    assert recipe.executables == ("some", "own")
+    assert (tmp_path / "module/own/main.go").read_text() == "package main"
+    assert calls.read_text().splitlines()[-1].endswith(f" -o {tmp_path}/bin/ tool ./own")
 
 
 def test_a_debian_package_is_missing_where_its_program_or_file_is(tmp_path):

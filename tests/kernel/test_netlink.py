@@ -397,14 +397,32 @@ def test_offloads_that_are_turned_off_can_be_turned_on_again(host, pod):
     index = host.add_veth("v0", "v1")
     _, before = host.links.inspect(index)
     assert any(before.features)
-    host.links.set_features("v0", tuple(0 for _ in before.features))
+    host.links.tune("v0", LinkTraits(features=tuple(0 for _ in before.features)))
     host.links.change(index, "move", netns_fd=pod.fd, name="net1")
     moved, traits = pod.links.inspect("net1")
     assert before.missing_in(traits).features == before.features
-    pod.links.set_features(moved.name, before.features)
+    pod.links.tune(moved.name, LinkTraits(features=before.features))
     assert pod.links.inspect("net1")[1].features == before.features
     with pytest.raises(Gone, match="cannot read the offloads of none"):
-        pod.links.set_features("none", before.features)
+        pod.links.tune("none", LinkTraits(features=before.features))
+
+
+def test_coalescing_that_was_changed_can_be_set_back(host, pod):
+    host.run("tuntap", "add", "t0", "mode", "tap")
+    index = host.links.find("t0").index
+    _, before = host.links.inspect(index)
+    assert before.rings is None           # a tap has none
+    changed = (0, 16, *before.coalescing[2:])
+    host.links.tune("t0", LinkTraits(coalescing=changed))
+    host.links.change(index, "move", netns_fd=pod.fd, name="net1")
+    _, traits = pod.links.inspect("net1")
+    assert (traits.coalescing, before.missing_in(traits).coalescing) == (changed, before.coalescing)
+    pod.links.tune("net1", LinkTraits(coalescing=before.coalescing))
+    assert pod.links.inspect("net1")[1].coalescing == before.coalescing
+    with pytest.raises(HostError, match="cannot set the coalescing of net1: E"):
+        pod.links.tune("net1", LinkTraits(coalescing=(7, *before.coalescing[1:])))
+    with pytest.raises(HostError, match="cannot set the ring sizes of net1: E"):
+        pod.links.tune("net1", LinkTraits(rings=(1, 0, 0, 1)))
 
 
 def test_altnames_of_any_bytes_come_and_go_in_one_message(host):

@@ -19,6 +19,7 @@ from sriov.commands.status import ask_agent
 from sriov.errors import HostError, InputError, SriovError
 from sriov.pci import PciAddress
 from sriov.status import (
+    BroughtHome,
     Moment,
     NodeStatus,
     Owner,
@@ -26,6 +27,7 @@ from sriov.status import (
     PoolFileStatus,
     Problem,
     Registration,
+    Repairs,
     ResourceStatus,
     VfStatus,
     format_status,
@@ -83,7 +85,7 @@ maybe = st.none() | texts
 addresses = st.tuples(st.integers(0, 0xfffff), st.integers(0, 255), st.integers(0, 31), st.integers(0, 7)).map(
     lambda parts: PciAddress("{:04x}:{:02x}:{:02x}.{}".format(*parts)))
 moments = st.datetimes().map(lambda each: Moment(each.strftime("%Y").zfill(4) + each.strftime("-%m-%dT%H:%M:%SZ")))
-problems = st.builds(Problem, message=texts, hint=maybe)
+problems = st.builds(Problem, message=texts, hint=maybe, since=st.none() | moments)
 owners = st.builds(Owner, container_id=texts, ifname=texts, network=texts, phase=texts, netns=texts, pod=maybe)
 vfs = st.builds(VfStatus, address=addresses, pf=addresses, pf_name=maybe, index=numbers, driver=maybe,
                 numa_node=st.none() | numbers, fault=maybe, away=st.booleans(), owner=st.none() | owners)
@@ -97,10 +99,14 @@ def some(values):
 resources = st.builds(ResourceStatus, resource=texts, vfs=some(vfs), kubelet=st.none() | registrations)
 pfs = st.builds(PfStatus, address=addresses, name=maybe, num_vfs=numbers, total_vfs=numbers,
                 wanted=st.none() | numbers, problems=some(problems))
+homes = st.builds(BroughtHome, reason=texts, vfs=numbers)
+repairs = st.builds(Repairs, brought_home=some(homes), paid_late=numbers, set_aside=numbers,
+                    last=maybe, last_at=st.none() | moments, standing=some(problems))
 nodes = st.builds(
     NodeStatus, agent_version=texts, started=moments, snapshot=numbers, since=moments,
     pool_file=st.builds(PoolFileStatus, path=texts, since=moments, error=maybe),
-    resources=some(resources), pfs=some(pfs), unpooled=some(vfs), problems=some(problems), unreadable=some(texts))
+    resources=some(resources), pfs=some(pfs), unpooled=some(vfs), problems=some(problems), unreadable=some(texts),
+    repairs=repairs)
 
 
 @given(nodes)
@@ -135,8 +141,8 @@ def harmed(path, value):
 
 
 @pytest.mark.parametrize(("path", "value", "says"), [
-    (["format"], 2, "format 2 and not 1 (hint: vfpool and the agent are of different versions"),
-    (["format"], True, "format True and not 1"),
+    (["format"], 1, "format 1 and not 2 (hint: vfpool and the agent are of different versions"),
+    (["format"], True, "format True and not 2"),
     (["started"], None, "not the status of a node: started: missing"),
     (["started"], "yesterday", "started: expected a time like 2026-11-21T18:00:00Z, got 'yesterday'"),
     (["snapshot"], -1, "snapshot: expected a number from 0, got -1"),
@@ -156,7 +162,7 @@ def test_anything_else_is_an_error_with_its_path(path, value, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"x"', "{}", '{"format": 1}', "[" * 100_000,
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"x"', "{}", '{"format": 2}', "[" * 100_000,
                                   '{"format": ' + "9" * 5000 + "}"])
 def test_no_text_is_a_traceback(text):
     with pytest.raises(InputError, match=r"^not the status of a node"):
@@ -219,6 +225,27 @@ PCI ADDRESS   PF      VF  DRIVER  NUMA  RESOURCE              STATE
                                                               wants vfio-pci
 0000:3b:02.3  ens1f0  3   -       0     -                     netdev elsewhere
 """
+
+
+def test_what_was_mended_and_what_stands():
+    standing = Problem(message="VF 0000:3b:02.1 is not home: EBUSY", hint="look", since=SINCE)
+    damaged = Problem(message="set aside a damaged record: /var/lib/vfpool/vfs/x.json: no JSON")
+    status = node(repairs=Repairs(
+        brought_home=(BroughtHome(reason="its network namespace is gone", vfs=2),
+                      BroughtHome(reason="its ADD or DEL was never finished", vfs=1)),
+        paid_late=1, set_aside=1, last="VF 0000:3b:02.0: brought home: container c1", last_at=SINCE,
+        standing=(standing, damaged)))
+    assert statustext.format_status(status).partition("\n\n")[0].splitlines()[4:] == [
+        "  2 VFs brought home without a DEL: its network namespace is gone",
+        "  1 VF brought home without a DEL: its ADD or DEL was never finished",
+        "  addresses of 1 attachment given back late",
+        "  last repair 2026-11-21T17:43:37Z: VF 0000:3b:02.0: brought home: container c1",
+        "  ! VF 0000:3b:02.1 is not home: EBUSY, since 2026-11-21T17:43:37Z",
+        "    hint: look",
+        "  ! set aside a damaged record: /var/lib/vfpool/vfs/x.json: no JSON"]
+    document = json.loads(json.dumps(statustext.status_document(status)))
+    assert document["wrong"][0] == {"message": standing.message, "hint": "look", "since": SINCE}
+    assert (document["well"], document["repairs"]["paidLate"]) == (False, 1)
 
 
 def test_one_fault_of_many_vfs_is_one_problem():
@@ -382,7 +409,7 @@ def test_an_agent_that_accepts_nobody(path):
     (b"", "closed the connection without an answer (hint: it stops, or many others ask: try again)"),
     (b"{", "its answer is not the status of a node: not JSON"),
     (b"\xff", "its answer is not UTF-8 text (hint: is this the agent's status socket?)"),
-    (b'{"format": 2}', "format 2 and not 1 (hint: vfpool and the agent are of different versions"),
+    (b'{"format": 1}', "format 1 and not 2 (hint: vfpool and the agent are of different versions"),
 ])
 def test_an_answer_that_is_none(path, answer, says):
     with answering(path, answer):

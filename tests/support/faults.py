@@ -15,6 +15,7 @@ import cni.away
 import cni.ipam
 import cni.store
 from sriov.errors import HostError
+from sriov.host.netlink import Links
 from sriov.host.nlsocket import NetlinkSocket
 
 
@@ -83,6 +84,11 @@ class Faults:
             self._depth -= 1
 
 
+def changes(steps: list[str]) -> list[str]:
+    """Those that are no reads."""
+    return [step for step in steps if not step.startswith("read: ")]
+
+
 @contextmanager
 def injected() -> Iterator[Faults]:
     """Every change of the kernel, every write of a record, every call of an IPAM plugin is a step."""
@@ -100,6 +106,7 @@ def injected() -> Iterator[Faults]:
         wrap(NetlinkSocket, "change", lambda _socket, _kind, _body, what, *_: what)
         wrap(NetlinkSocket, "get", lambda _socket, _kind, _body, what, *_: what, read=True)
         wrap(NetlinkSocket, "dump", lambda _socket, _kind, _body, what, *_: what, read=True)
+        wrap(Links, "tune", lambda _links, name, _traits: f"tune {name}")
         wrap(cni.store._Folder, "write", lambda folder, record: f"write {folder._path.name}: {record.phase}")
         wrap(cni.store._Folder, "delete", lambda folder, _record: f"delete {folder._path.name}")
         wrap(cni.ipam, "_run", lambda plugin, command, *_: f"{plugin} {command}")

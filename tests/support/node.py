@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sriov.host.discovery import discover
+from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import PhysicalFunction, VirtualFunction
 
@@ -54,6 +56,17 @@ def links() -> dict[str, Any]:
             for link in ip("link", "show")}
 
 
+def snapshot() -> dict[str, Any]:
+    """What can be told of the host's links once udev is done: as `links`, with addresses and what ethtool sets."""
+    run("udevadm", "settle")
+    addresses = {link["ifname"]: sorted(f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"])
+                 for link in ip("addr", "show")}
+    with Links.open() as host:
+        found = {name: host.inspect(name) for name in addresses}
+    tuning = {name: dataclasses.asdict(traits[1]) for name, traits in found.items() if traits is not None}
+    return {"links": links(), "addresses": addresses, "traits": tuning}
+
+
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """Where two `links()` differ, a line each: path, before, after."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -63,6 +76,38 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
         return [line for n, (a, b) in enumerate(zip(before, after, strict=True))
                 for line in differences(a, b, f"{path}[{n}]")]
     return [] if before == after else [f"{path[1:]}: was {before}, is {after}"]
+
+
+class SpoiledDisk:
+    """A small file system of its own at `folder`; `spoil` makes it full, or read-only, until `mend`."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        self._folder, self._filler, self._full = folder, folder / "filler", how == "full"
+        self.words = {"full": "ENOSPC", "read-only": "EROFS"}[how]
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True)
+        run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self._folder))
+        try:
+            yield
+        finally:
+            self.mend()
+            run("umount", str(self._folder))
+
+    def spoil(self) -> None:
+        if self._full:
+            with contextlib.suppress(OSError):
+                self._filler.write_bytes(bytes(1 << 20))
+        else:                # a mount on top: on the one below the agent has files open
+            run("mount", "--bind", str(self._folder), str(self._folder))
+            run("mount", "-o", "remount,bind,ro", str(self._folder))
+
+    def mend(self) -> None:
+        if self._full:
+            self._filler.unlink(missing_ok=True)
+        elif not os.access(self._folder, os.W_OK):
+            run("umount", str(self._folder))
 
 
 def pfs() -> tuple[PhysicalFunction, ...]:
@@ -250,6 +295,11 @@ class Agent:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def tail(self) -> str:
         return self.log.read_text()[-3000:]
