@@ -31,19 +31,24 @@ def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
     After any but NothingGiven it may have reserved some: one that is killed at `timeout`, say.
     """
     output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
-    if len(output) > _RESULT_LIMIT:
-        raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {len(output)} bytes, at most "
-                       f"{_RESULT_LIMIT} are allowed")
+    _check_size(plugin, len(output))
     try:
         document = parse_json(output)
     except ValueError:
         document = None
     if not isinstance(document, dict):
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: expected a JSON result, got {output[:200]!r}")
+    _check_size(plugin, len(json.dumps(document)))      # in ASCII, as our own is
     addresses = parse_addresses(document, f"IPAM plugin {plugin}: its result")
     if not addresses.ips:
         raise CniError(Code.FAILED, f"IPAM plugin {plugin}: it gave no address")
     return addresses
+
+
+def _check_size(plugin: str, size: int) -> None:
+    if size > _RESULT_LIMIT:
+        raise CniError(Code.FAILED, f"IPAM plugin {plugin}: its result has {size} bytes, at most {_RESULT_LIMIT} "
+                       "are allowed")
 
 
 def ipam_delete(plugin: str, request: Request, timeout: float) -> None:

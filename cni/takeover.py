@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Forerunner:
 
         None also where sriov-cni gave the VF to another pod since: its own DEL would take it from that one.
         """
+        self._make_searchable()
         leftover = self._read(self._folder / "-".join(attachment), attachment)
         if leftover is None or leftover.netns in (None, netns):
             return leftover
@@ -71,10 +73,12 @@ class Forerunner:
 
     def of_network(self, network: str) -> Iterator[Leftover]:
         """All that the network's pods left."""
+        self._make_searchable()
         return (leftover for leftover in self._all() if leftover.network == network)
 
     def of_vf(self, vf: PciAddress) -> list[Leftover]:
         """What dead pods left of this VF, the first that had it first; raise Refused where a living one has it."""
+        self._make_searchable()
         netns = self._read_netns(vf)
         if netns is None:
             return []
@@ -117,6 +121,19 @@ class Forerunner:
         _delete(leftover.path)
         if leftover.netns is not None:
             _delete(self._folder / "pci" / leftover.vf)
+
+    def _make_searchable(self) -> None:
+        """sriov-cni makes its folders with mode 0600. That hinders no root with CAP_DAC_OVERRIDE; the agent in its
+        container has none, but as their owner it may change the mode.
+        """
+        for folder in (self._folder, self._folder / "pci"):
+            try:
+                if not folder.stat().st_mode & stat.S_IXUSR:
+                    folder.chmod(0o700)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise HostError(f"cannot look into sriov-cni's folder {folder}", errno=error.errno or 0) from None
 
     def _find_cookie(self, leftover: Leftover, netns_fd: int | None) -> int | None:
         """Of the namespace that has the VF; None where that is dead, or does not have it."""

@@ -1,6 +1,7 @@
 """How the CNI executable comes into the runtime's folder, and when the agent puts it there."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,41 @@ def test_an_old_one_is_replaced_and_who_runs_it_keeps_it(source, target):
         assert running.read() == b"old"
     assert target.read_bytes() == source.read_bytes()
     assert names(target) == ["vfpool"]
+
+
+def test_one_that_runs_is_replaced(target):
+    """Where it would be written to instead, the kernel refuses that: ETXTBSY."""
+    shutil.copy("/bin/cat", target)
+    with subprocess.Popen([target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        with pytest.raises(OSError, match="Text file busy"):
+            target.open("r+b")
+        assert install_executable(SHIM, target)
+        assert running.communicate(b"still here", timeout=30)[0] == b"still here"
+    version = subprocess.run([target], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True)
+    assert b"supportedVersions" in version.stdout
+
+
+INSTALLER = """
+import sys
+from pathlib import Path
+from cni.install import install_executable
+for number in range(200):
+    assert install_executable(Path(sys.argv[1 + number % 2]), Path(sys.argv[3]))
+"""
+
+
+def test_whoever_starts_it_meanwhile_gets_a_whole_one(target, tmp_path):
+    """Long scripts: of one that is half written the last line is missing."""
+    for name in "ab":
+        (tmp_path / name).write_text("#!/bin/sh\n" + "# filled\n" * 20_000 + f"echo {name}\n")
+    install_executable(tmp_path / "b", target)
+    arguments = [str(path) for path in (tmp_path / "a", tmp_path / "b", target)]
+    seen = set()
+    with subprocess.Popen([sys.executable, "-c", INSTALLER, *arguments], cwd=ROOT) as installer:
+        while installer.poll() is None:
+            seen.add(subprocess.run([target], capture_output=True, check=True).stdout)
+    assert installer.returncode == 0
+    assert seen == {b"a\n", b"b\n"}
 
 
 def test_the_same_is_left_alone(source, target):

@@ -125,6 +125,12 @@ def test_success_without_addresses(plugin, request_of, output, words):
     assert len(message) < 1000
 
 
+def test_a_result_that_is_too_large_only_as_it_is_answered(plugin, request_of):
+    plugin("""print('{"dns": "' + "\u00e9" * 200_000 + '"}')""")
+    _, message, _ = refusal(ipam_add, "fake", request_of(), 10)
+    assert message == "IPAM plugin fake: its result has 1200011 bytes, at most 1048576 are allowed"
+
+
 def test_a_plugin_that_reads_nothing(plugin, request_of):
     plugin(say({"ips": [{"address": "10.0.0.5/24"}]}))
     made = ipam_add("fake", request_of(stdin=b" " * 1_000_000), 10)

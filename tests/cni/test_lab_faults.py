@@ -120,11 +120,12 @@ def test_at_every_step(kernel: Kernel, vf: VirtualFunction, faults: Faults, tmp_
             if command is Command.DEL:
                 here.call(Command.ADD)
             what = f"{fault.value} step {number} of {command}: {steps[command][number]}"
+            stays = {Command.ADD: fault is Fault.KILL_AFTER and number == numbers[-1],     # the runtime was told
+                     Command.DEL: fault is Fault.KILL_BEFORE and number == numbers[0]}[command]
             strike(here, faults, command, number, fault, what)
-            ends = {Command.ADD: fault is Fault.KILL_AFTER and number == numbers[-1],     # the runtime was told
-                    Command.DEL: fault is Fault.KILL_BEFORE and number == numbers[0]}[command]
-            check(attached if ends else before, here, what)
-            if ends:
+            recover(here, faults, fault, ["attached"] if stays else [], what)
+            check(attached if stays else before, here, what)
+            if stays:
                 assert here.call(Command.ADD)["interfaces"], what
                 here.call(Command.DEL)
                 check(before, here, what)
@@ -141,18 +142,17 @@ def done(here: Node, faults: Faults, command: Command) -> list[str]:
 
 
 def strike(here: Node, faults: Faults, command: Command, number: int, fault: Fault, what: str) -> None:
-    """One fault, and what the agent, or the next one, does then by itself."""
     faults.arm(number, fault)
     failure: BaseException | None = None
     try:
         here.call(command)
     except (Killed, SriovError) as error:
         failure = error
-    assert failure is not None or command is Command.DEL, what      # DEL may do without
-    recover(here, faults, fault, f"{what}: {failure!r}")
+    assert failure is not None or command is Command.DEL, what      # a DEL does without some
 
 
-def recover(here: Node, faults: Faults, fault: Fault, what: str) -> None:
+def recover(here: Node, faults: Faults, fault: Fault, records: list[str], what: str) -> None:
+    """What the agent, or the next one, does after a fault by itself until it has these records and owes nothing."""
     assert faults.struck, f"{what}: got to {faults.steps}"
     faults.reset()
     if fault.kills:
@@ -160,7 +160,7 @@ def recover(here: Node, faults: Faults, fault: Fault, what: str) -> None:
 
     def settled() -> bool:
         here.attachments.repair.reconcile()      # as its next look does; a plugin may be late for one
-        return not here.left()["owed"] and here.left()["records"] in ([], ["attached"])
+        return (here.left()["records"], here.left()["owed"]) == (records, [])
 
     node.wait_for(f"{what}: {here.left()} to end", settled, every=0.2)
 
@@ -185,7 +185,7 @@ def test_at_every_step_of_a_repair(kernel: Kernel, vf: VirtualFunction, faults: 
             faults.arm(number, fault)
             with suppress(Killed):
                 here.attachments.repair.reconcile()
-            recover(here, faults, fault, what)
+            recover(here, faults, fault, [], what)
             assert (node.differences(before, node.snapshot()), here.left()) == ([], nothing), what
 
 

@@ -128,6 +128,18 @@ def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, fo
     assert files(folder) == []
 
 
+@pytest.mark.parametrize("look", [
+    lambda found: found.find(ATTACHMENT, NETNS), lambda found: list(found.of_network("net")),
+    lambda found: found.of_vf(VF)], ids=["DEL", "GC", "ADD"])
+def test_folders_as_sriov_cni_makes_them(forerunner, folder, write, look):
+    """Which an agent without CAP_DAC_OVERRIDE could not look into."""
+    write()
+    for each in (folder / "pci", folder):
+        each.chmod(0o600)
+    assert look(forerunner)
+    assert [each.stat().st_mode & 0o777 for each in (folder, folder / "pci")] == [0o700, 0o700]
+
+
 def test_a_node_that_never_had_it(tmp_path):
     absent = Forerunner(NOW, tmp_path / "none")
     assert absent.find(ATTACHMENT, "") is None

@@ -9,6 +9,7 @@ import pytest
 
 from sriov.errors import InputError
 from tests.e2e.cluster import Cluster
+from tests.e2e.libcni import Libcni
 from tests.lab.cache import check_cache
 
 _CLUSTER = pytest.StashKey[Cluster]()
@@ -46,6 +47,20 @@ def multus(cluster: Cluster) -> Cluster:
         pytest.skip(cluster.peers.reason or "without Multus")
     cluster.multus.use("thin")
     return cluster
+
+
+@pytest.fixture(scope="module")
+def libcni(running_cluster: Cluster) -> Iterator[Libcni]:
+    """For one module: a node that has been rebooted since has it no more."""
+    with Libcni(running_cluster.node, running_cluster.components) as libcni:
+        yield libcni
+
+
+@pytest.fixture
+def home(running_cluster: Cluster) -> Iterator[None]:
+    """For tests that make no pods: every VF is home after them."""
+    yield
+    running_cluster.wait_home()
 
 
 @pytest.hookimpl(wrapper=True)

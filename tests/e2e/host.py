@@ -71,14 +71,27 @@ class Host:
 
     def enforced(self, vf: str) -> dict[str, Any]:
         """What its PF enforces on a VF: the entry of `ip -j -d link show PF`."""
+        name, index = self._place(vf)
+        (link,) = json.loads(self._node.sh(f"ip -j -d link show {name}"))
+        return dict(link["vfinfo_list"][int(index)])
+
+    def set_vf(self, vf: str, words: str) -> None:
+        """`ip link set PF vf N` by hand."""
+        name, index = self._place(vf)
+        self._node.sh(f"ip link set {name} vf {index} {words}")
+
+    def find_vfs(self, driver: str) -> list[str]:
+        """PCI addresses of the VFs with this driver, those of one PF one after the other."""
+        return self._node.sh(f"ls /sys/bus/pci/drivers/{driver} | grep ^0000").split()
+
+    def _place(self, vf: str) -> list[str]:
+        """Name of the VF's PF, and its index there."""
         device = f"/sys/bus/pci/devices/{vf}"
-        name, index = self._node.sh(f"""
+        return self._node.sh(f"""
             ls {device}/physfn/net
             for entry in {device}/physfn/virtfn*; do
                 if [ "$(readlink -f $entry)" = "$(readlink -f {device})" ]; then echo "${{entry##*virtfn}}"; fi
             done""").split()
-        (link,) = json.loads(self._node.sh(f"ip -j -d link show {name}"))
-        return dict(link["vfinfo_list"][int(index)])
 
     def links_in(self, namespace: str, name: str, link: str = "") -> list[dict[str, Any]]:
         """`ip -j -d address` in a pod: of one link, or of all."""

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from cni.protocol import Code
 from tests.e2e.cluster import EXPECTED, NAMESPACE, POLL, Cluster
+from tests.e2e.libcni import Libcni, PluginFailed
 from tests.e2e.pods import SRIOV
 from tests.e2e.traffic import NEXT, RIGHT, Traffic, peer
 from tests.support.node import wait_for
@@ -38,14 +40,27 @@ def test_containerd_restart(multus: Cluster) -> None:
     traffic.check_newcomer()
 
 
-def test_agent_restart(multus: Cluster) -> None:
+def test_agent_restart(multus: Cluster, libcni: Libcni) -> None:
+    """Between two agents the executable says that no pod can be attached."""
     traffic = Traffic(multus)
+    libcni.define("steady", {"type": "vfpool"}, version="1.1.0")
+    libcni.status("steady")
     (old,) = multus.agent_pods()
     multus.kubectl.run("-n", NAMESPACE, "delete", "pod", old, "--wait=false")
+    wait_for("STATUS to say code 50", lambda: status_code(libcni) == Code.UNAVAILABLE, 60, 0.1)
     wait_for("another agent", lambda: multus.agent_pods() not in ([], [old]), 120, POLL)
     multus.wait_allocatable(EXPECTED)
+    libcni.status("steady")
     traffic.check()
     traffic.check_newcomer()
+
+
+def status_code(libcni: Libcni) -> int | None:
+    try:
+        libcni.status("steady")
+    except PluginFailed as failure:
+        return failure.code
+    return None
 
 
 def test_agent_that_is_killed_again_and_again(multus: Cluster) -> None:

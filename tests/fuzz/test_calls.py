@@ -27,7 +27,7 @@ from tests.support.node import wait_for
 
 BATCH = 2_000            # calls of one seed
 PATIENCE = 10.0          # seconds
-SLOW = 5.0               # seconds that no answer may take
+SLOW = 2.0               # seconds of this process that no answer may take
 
 
 @pytest.fixture
@@ -38,37 +38,57 @@ def attachments(tmp_path):
         yield Reading(store, tmp_path)
 
 
+class Log(logging.Handler):
+    """Keeps what should not have been logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong = []
+
+    def emit(self, record):
+        record.getMessage().encode("utf-8", "backslashreplace")      # as on stderr
+        if record.levelno >= logging.ERROR or record.exc_info:
+            self.wrong.append(logging.Formatter().format(record))
+
+
+@contextmanager
+def watched_log():
+    """In place of pytest's own capturing, which keeps all lines and finds a logger that a fixture has set up."""
+    handler, logger = Log(), logging.getLogger("cni")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.propagate = True
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
 @pytest.fixture
-def replay(attachments, tmp_path, monkeypatch, caplog):
+def replay(attachments, tmp_path, monkeypatch):
     """Makes the calls of a seed."""
-    caplog.set_level(logging.INFO)
 
     def make(seed):
         made = Mutator(seed)
         monkeypatch.setattr(ipam, "subprocess", Plugins(iter(made.result, None)))
-        for number in range(BATCH):
-            env, stdin = {**made.environment(), "CNI_PATH": f"{tmp_path}/bin"}, made.config()
-            begin = time.monotonic()
-            try:
-                check_answer(answer(attachments, env, stdin, None))
-                assert time.monotonic() - begin < SLOW
-                check_log(caplog)
-            except Exception as error:
-                pytest.fail(f"seed {seed}, call {number}: {error!r}\n{env}\n{stdin[:3000]!r}")
+        with watched_log() as log:
+            for number in range(BATCH):
+                env, stdin = {**made.environment(), "CNI_PATH": f"{tmp_path}/bin"}, made.config()
+                begin = time.process_time()
+                try:
+                    check_answer(answer(attachments, env, stdin, None))
+                    assert time.process_time() - begin < SLOW
+                    assert log.wrong == []
+                except Exception as error:
+                    pytest.fail(f"seed {seed}, call {number}: {error!r}\n{env}\n{stdin[:3000]!r}")
 
     return make
 
 
-def check_log(caplog):
-    """No bug was met, and what was said can be written to stderr."""
-    for entry in caplog.records:
-        assert entry.levelno < logging.ERROR, entry.getMessage()
-        assert entry.exc_info is None
-        entry.getMessage().encode("utf-8", "backslashreplace")
-    caplog.clear()
-
-
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_documents(replay, seed):
     replay(seed)
 
@@ -163,16 +183,16 @@ class Caller:
 
 
 @pytest.fixture
-def shower(attachments, tmp_path, monkeypatch, caplog):
+def shower(attachments, tmp_path, monkeypatch):
     """Makes so many connections of a seed to an agent; gives how many got an answer."""
-    caplog.set_level(logging.INFO)
     path = str(tmp_path / "cni.sock")
 
     def make(seed, count):
         monkeypatch.setattr(ipam, "subprocess", Plugins(iter(Mutator(seed).result, None)))
         answered = 0
-        with serving(tmp_path / "cni.sock", attachments), open("/proc/self/ns/net") as netns, \
-                open("/dev/null") as null, socket.socket(socket.AF_UNIX) as some, closing(Pipe()) as pipe:
+        with watched_log() as log, serving(tmp_path / "cni.sock", attachments), \
+                open("/proc/self/ns/net") as netns, open("/dev/null") as null, \
+                socket.socket(socket.AF_UNIX) as some, closing(Pipe()) as pipe:
             threads, descriptors = threading.active_count(), count_descriptors()
             held = [netns.fileno(), null.fileno(), some.fileno(), *pipe.ends]
             caller = Caller(seed, path, f"{tmp_path}/bin", held)
@@ -182,7 +202,7 @@ def shower(attachments, tmp_path, monkeypatch, caplog):
                     if reply is not None:
                         answered += 1
                         check_answer(reply)
-                    check_log(caplog)
+                    assert log.wrong == []
                 except Exception as error:
                     pytest.fail(f"seed {seed}, connection {number}: {error!r}")
             wait_for("the end of all calls", lambda: threading.active_count() <= threads)
@@ -210,7 +230,7 @@ def count_descriptors():
 
 
 def test_frames(shower):
-    assert shower(1, 3_000) > 1_000
+    assert shower(1, 2_000) > 700
 
 
 @pytest.mark.long
