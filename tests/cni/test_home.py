@@ -2,6 +2,7 @@
 
 import logging
 import types
+from typing import Any
 
 import pytest
 
@@ -39,12 +40,13 @@ def locate(address):
     return PciAddress("0000:3b:00.0"), 1
 
 
-KERNEL = types.SimpleNamespace(sysfs=types.SimpleNamespace(locate_vf=locate), changes=types.SimpleNamespace(
+KERNEL: Any = types.SimpleNamespace(sysfs=types.SimpleNamespace(locate_vf=locate), changes=types.SimpleNamespace(
     run=lambda change, *args: change(*args)))
 
 
-def settle(host):
-    found = _settle_names(KERNEL, host, types.SimpleNamespace(address=VF), HOME)
+def settle(host: Any) -> Any:
+    vf: Any = types.SimpleNamespace(address=VF)
+    found = _settle_names(KERNEL, host, vf, HOME)
     assert found.name == HOME.name
     return found.traits.altnames
 
