@@ -11,6 +11,8 @@ import fcntl
 import struct
 
 from sriov.errors import Gone, HostError
+from sriov.host.nlattr import encode_text
+from sriov.model import printable
 
 _SIOCETHTOOL, _GFEATURES, _SFEATURES = 0x8946, 0x3A, 0x3B
 _MOST_WORDS = 8        # of 32 features each; Linux 6.12 has 2
@@ -49,11 +51,11 @@ def _read(socket: int, name: str) -> list[tuple[int, int, int, int]] | None:
 
 def _call(socket: int, name: str, data: bytes, verb: str) -> bytes:
     buffer = array.array("B", data)
-    request = struct.pack("16sP16x", name.encode(errors="surrogateescape"), buffer.buffer_info()[0])
+    request = struct.pack("16sP16x", encode_text(name), buffer.buffer_info()[0])
     try:
         fcntl.ioctl(socket, _SIOCETHTOOL, request)
     except OSError as error:
-        text = f"cannot {verb} the offloads of {name}"
+        text = f"cannot {verb} the offloads of {printable(name)}"
         if error.errno == errno.ENODEV:
             raise Gone(text) from None
         raise HostError(text, errno=error.errno or 0) from None

@@ -217,8 +217,8 @@ def test_release_without_a_runtime_asks_as_the_add_did(plugin, request_of, tmp_p
 
 def kernel(boot_id="b", driver=None):
     """Of a machine without any VF whose PF's netdev has just gone: none can be brought home."""
-    sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, locate_vf=lambda vf: (record().pf, 1),
-                                 find_netdev=lambda pf: ("none", 2**31 - 1))
+    sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, probe=lambda vf: None,
+                                 locate_vf=lambda vf: (record().pf, 1), find_netdev=lambda pf: ("none", 2**31 - 1))
     return Kernel(sysfs=sysfs, changes=ChangeQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
                   trace=lambda step: None)
 
