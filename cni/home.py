@@ -18,7 +18,7 @@ from cni.kernel import Kernel, Vf
 from cni.rebind import rebind
 from cni.record import HomeLink, Record
 from cni.sighting import Place, find, look
-from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
+from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings, plan_rebind
 from sriov.errors import Gone, HostError
 from sriov.host.linkinfo import encode_traits
 from sriov.host.netlink import Links
@@ -82,7 +82,10 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
                 raise
             reason = str(error)
     log.warning("%s: its driver makes its netdev anew: %s", vf, reason)
+    before = plan_rebind(vf.order, record.baseline)
     try:
+        if before is not None:
+            kernel.set_vf(host, vf, before)
         rebind(kernel, vf)
     except HostError as error:
         error.add_note(f"that was to help where {reason}")
@@ -106,13 +109,13 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
     """
     failure: HostError | Gone | None = None
     for _ in range(_TRIES):
-        found = find(kernel, host, pod, vf, deadline)
-        mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
-        on_host = found.links is host
-        if on_host and mac.first is None and found.is_home(home):
-            return found.link
-        name = printable(found.link.name)
         try:
+            found = find(kernel, host, pod, vf, deadline)
+            mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
+            on_host = found.links is host
+            if on_host and mac.first is None and found.is_home(home):
+                return found.link
+            name = printable(found.link.name)
             troubles = _strip(kernel, found, home, in_pod=not on_host)
             if mac.before:
                 kernel.set_mac(found.links, vf, found.link.index, home.mac)
@@ -132,7 +135,8 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
             failure = error
             continue
         except HostError as error:
-            if not _is_worth_another_look(error, host, vf, home):
+            # The same once more is no accident.
+            if str(error) == str(failure) and not _is_in_the_way(error, host, vf, home):
                 raise
             failure = error
             continue
@@ -146,7 +150,7 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
                 log.warning("%s: not all is as it was: %s", vf, "; ".join([*left, *troubles]))
             return back.link
         again = HostError(f"{vf} is not as it was: {'; '.join([*back.unlike(home), *left, *troubles])}")
-        if str(again) == str(failure):       # udev has nothing to do with it
+        if str(again) == str(failure):
             break
         failure = again
     raise failure or HostError(f"cannot bring the netdev of {vf} home")
@@ -214,8 +218,8 @@ def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:
     return troubles
 
 
-def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod."""
+def _is_in_the_way(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether what failed may have because somebody changes the netdev again and again: udev, or its pod."""
     if error.errno == errno.ENOENT:          # an altname that has gone by itself
         return True
     other = host.find(home.name)

@@ -298,6 +298,8 @@ def test_what_stands_on_it_in_a_namespace_of_the_pods_own(agent: Agent, vfs: Vfs
         cni.delete(config(vfs[0].address), "c1", pod)
         assert [link["ifname"] for link in ip("-n", inner, "link", "show")] == ["lo"]
         assert not unchanged()
+        # The driver made the netdev anew; whose MAC it is has not changed by that.
+        assert not Sysfs().has_permanent_mac(vfs[0].address)
         with netns() as following:
             add(agent, vfs[0], following, "c2")
             cni.delete(config(vfs[0].address), "c2", following)

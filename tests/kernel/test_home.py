@@ -33,10 +33,14 @@ class Device:
     netns: Namespace
     index: int | None = None
     driver: str | None = "igbvf"
+    autoprobe: bool = True
+    override: str | None = None
     log: list[str] = field(default_factory=list)
 
     def probe(self, address):
         self.log.append("probe")
+        if not self.autoprobe and self.override is None:
+            return                               # pci_device_can_probe
         self.netns.run("link", "add", "dev", "vf0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "wire")
         made = self.netns.links.find("vf0")
         assert made is not None
@@ -52,10 +56,13 @@ class Device:
         return self.driver
 
     def read_driver_override(self, address):
-        return None
+        return self.override
+
+    def set_driver_override(self, address, driver):
+        self.override = driver
 
     def read_autoprobe(self, pf):
-        return True
+        return self.autoprobe
 
     def find_netdev(self, address):
         return None if self.index is None or self.netns.links.find(self.index) is None else ("?", self.index)
@@ -182,3 +189,23 @@ def test_a_driver_that_was_not_bound_again_is(host, device, home):
     device.unbind(VF)
     assert home().name == "vf0"
     assert device.log == ["unbind", "probe"]
+
+
+@pytest.mark.parametrize("override", [None, "igbvf"])
+def test_a_vf_that_no_driver_may_probe_by_itself(host, device, home, override):
+    device.autoprobe, device.override = False, override
+    with make_xdp_link(host.fd, device.index):
+        assert home().name == "vf0"
+    assert (device.log, device.override) == (["unbind", "probe"], override)
+
+
+def test_a_driver_that_makes_no_netdev(host, device, home, monkeypatch):
+    monkeypatch.setattr("cni.rebind._PATIENCE", 0.1)
+    works = device.probe
+    device.probe = lambda vf: setattr(device, "driver", "igbvf")
+    with (make_xdp_link(host.fd, device.index),
+          pytest.raises(HostError, match="was bound anew, and made no netdev") as caught):
+        home()
+    assert "that was to help where" in str(caught.value)
+    device.probe, device.unbind = works, lambda vf: None
+    assert home().name == "vf0"                  # the next try
