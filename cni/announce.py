@@ -66,7 +66,8 @@ def _run(netns_fd: int, arrival: Arrival) -> None:
             place = find_place(arrival.netns)
             links, events, packets = call_in(netns_fd, lambda: _open(stack, arrival.index))
             _announce(links, events, packets, arrival, place)
-    except (SriovError, OSError, RuntimeError) as error:       # the pod may be gone again
+    # The pod may be gone again, or have given it a name that is no text (Python's sockets encode strictly).
+    except (SriovError, OSError, RuntimeError, UnicodeEncodeError) as error:
         log.info("index %d of %s: not announced: %s", arrival.index, arrival.netns, error)
 
 

@@ -13,7 +13,7 @@ from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
 from sriov.host.netlink import Links
-from sriov.model import Link, VfSettings, is_userspace
+from sriov.model import Link, VfSettings, is_userspace, printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +60,9 @@ def check_untied(host: Links, vf: Vf, link: Link) -> None:
     """Refuse a port of a bond or bridge; what carries addresses or routes of the node is not offered at all."""
     if link.master is not None:
         master = host.find(link.master)
-        raise Refused(f"{vf} is not for pods: {link.name} is a port of {master.name if master else 'another link'}",
-                      hint=f"ip link set {link.name} nomaster, or leave the VF out of the pools")
+        raise Refused(f"{vf} is not for pods: {printable(link.name)} is a port of "
+                      f"{printable(master.name) if master else 'another link'}",
+                      hint=f"ip link set {printable(link.name)} nomaster, or leave the VF out of the pools")
 
 
 def find_userspace_mtu(host: Links, vf: Vf, conf: NetConf) -> int | None:
@@ -127,7 +128,7 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
 
 
 def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:
-    what = f"move {link.name} of {vf} into the pod as {pod.ifname}"
+    what = f"move {printable(link.name)} of {vf} into the pod as {pod.ifname}"
     # With an altname that is taken there the kernel moves no netdev, nor renames one to its own altname.
     clashing = [name for name in link.altnames if name == pod.ifname or pod.links.find(name) is not None]
     if clashing:

@@ -20,7 +20,7 @@ from cni.steps import difference
 from cni.store import Store
 from sriov.errors import Gone
 from sriov.host.netlink import Links
-from sriov.model import VLAN_PROTOCOLS, Link, VfSettings
+from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable
 
 _SHOWN = {
     "mac": "the PF's MAC", "vlan": "VLAN", "vlan_qos": "VLAN priority", "vlan_proto": "VLAN protocol",
@@ -91,7 +91,7 @@ def _compare(record: Record, told: Mapping[str, Any], previous: Mapping[str, Any
 def compare_link(record: Record, told: Mapping[str, Any], link: Link) -> Iterator[str]:
     """`told` is the interface of prevResult."""
     if link.name != record.owner.ifname:
-        yield f"name: expected {record.owner.ifname}, found {link.name}"
+        yield f"name: expected {record.owner.ifname}, found {printable(link.name)}"
     mac = told.get("mac")
     if mac and str(mac).lower() != link.mac:
         yield f"MAC: expected {mac}, found {link.mac}"

@@ -1,7 +1,8 @@
 """Bring a VF home: netdev back to the host under its own name, everything as the baseline says.
 
 It looks at what is, and changes what differs: the same procedure undoes half an ADD, serves DEL, and
-repairs after a crash; done twice it does nothing the second time.
+repairs after a crash; done twice it does nothing the second time. Where that does not do, the VF's driver makes a
+new netdev, on which nothing is.
 """
 
 from __future__ import annotations
@@ -10,33 +11,40 @@ import dataclasses
 import errno
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from cni.kernel import Kernel, Vf
+from cni.rebind import rebind
 from cni.record import HomeLink, Record
-from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings
-from sriov.errors import Gone, HostError, InputError, SriovError
-from sriov.host.linkinfo import LinkTraits
+from cni.sighting import Place, find, look
+from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings, plan_rebind
+from sriov.errors import Gone, HostError, InputError
+from sriov.host.linkinfo import encode_traits
 from sriov.host.netlink import Links
-from sriov.model import Link, is_userspace
+from sriov.model import Link, is_userspace, printable
 
 log = logging.getLogger(__name__)
 
 _TRIES = 5
-_HANDED_BACK_POLL = 0.02      # seconds
 
 
 def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: float) -> Link | None:
     """Restore the VF of `record`; `pod` are the links of its network namespace, None where that is gone.
 
     Returns its netdev as it is then; None where it has none, and where the VF itself is gone. Raises
-    SriovError where it is not as the baseline says; `deadline` is a time.monotonic() value.
+    SriovError where it is not as the baseline says; `deadline` is a time.monotonic() value: until then its netdev
+    is waited for, which the kernel may be about to hand back.
     """
     try:
         vf = kernel.locate(record.vf)
         driver = kernel.sysfs.read_driver(record.vf)
     except Gone:
         return None
+    if record.baseline.link is not None and driver is None:
+        # Perhaps an earlier way home ended where it bound the driver anew.
+        kernel.sysfs.probe(record.vf)
+        driver = kernel.sysfs.read_driver(record.vf)
     link = None
     with Links.open() as host:
         # Bound to another driver since, or to none: no netdev exists that could come home.
@@ -47,116 +55,128 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     return link
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where a VF's netdev was found, and how. `above`: what stands on it there, a VLAN or a macvlan."""
-
-    links: Links
-    link: Link
-    traits: LinkTraits
-    above: tuple[Link, ...] = ()
-
-    def is_home(self, home: HomeLink) -> bool:
-        return ((self.link.name, self.link.mac, self.link.mtu, self.link.up)
-                == (home.name, home.mac, home.mtu, home.up)
-                and home.traits.missing_in(self.traits) == LinkTraits())
-
-
 def look_at_home(host: Links, link: Link) -> HomeLink:
     """How a VF's netdev is on the host; raise Gone where it is there no more."""
     found = host.inspect(link.index)
     if found is None:
-        raise Gone(f"{link.name} is gone from the host")
+        raise Gone(f"{printable(link.name)} is gone from the host")
     now, traits = found
     return HomeLink(name=now.name, mac=now.mac, mtu=now.mtu, up=now.up, traits=traits)
 
 
 def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink,
                      pod: Links | None, deadline: float) -> Link:
-    failure: SriovError | None = None
-    for _ in range(_TRIES):
-        found = _find(kernel, host, pod, vf, deadline)
-        mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
-        on_host = found.links is host
-        if on_host and mac.first is None and found.is_home(home):
-            return found.link
-        if mac.first is not None:
-            kernel.set_vf(host, vf, mac.first)
+    """Move it; where that does not do, have it made anew."""
+    first = plan_home_mac(vf.order, record.baseline, home.mac, admin_mac_set=record.sets_mac).first
+    if first is not None:
+        kernel.set_vf(host, vf, first)
+    reason = None
+    if pod is not None and pod.find_peers(kernel.netns_fd) and _can_rebind(kernel, host, vf, home):
+        # Nothing in the pod's namespace tells what stands on its netdev in one that the pod made itself.
+        reason = "its pod moved links into network namespaces of its own, and what stands on it there stays on it"
+    if reason is None:
         try:
-            _strip(kernel, found, home, in_pod=not on_host)
+            return _move_home(kernel, host, vf, record, home, pod, deadline)
+        except (HostError, Gone) as error:
+            if not _can_rebind(kernel, host, vf, home):
+                raise
+            reason = str(error)
+    log.warning("%s: its driver makes its netdev anew: %s", vf, reason)
+    before = plan_rebind(vf.order, record.baseline)
+    try:
+        if before is not None:
+            kernel.set_vf(host, vf, before)
+        rebind(kernel, vf)
+    except HostError as error:
+        error.add_note(f"that was to help where {reason}")
+        raise
+    kernel.trace("rebound")
+    return _move_home(kernel, host, vf, record, home, None, time.monotonic(), is_new=True)
+
+
+def _can_rebind(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether a new netdev may be better: not where the name at home is another link's, nor with a PF that is down,
+    which answers no VF's driver.
+    """
+    named, own = host.find(home.name), kernel.find_link(host, vf.address)
+    return _is_up(host, vf) and (named is None or (own is not None and own.index == named.index))
+
+
+def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink, pod: Links | None,
+               deadline: float, *, is_new: bool = False) -> Link:
+    """Raises HostError, Gone where it is not as it was then. Of a netdev that the driver has just made, traits that
+    it cannot be given are only logged: the pod never had it.
+    """
+    failure: HostError | Gone | None = None
+    for _ in range(_TRIES):
+        try:
+            found = find(kernel, host, pod, vf, deadline)
+            mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
+            on_host = found.links is host
+            if on_host and mac.first is None and found.is_home(home):
+                return found.link
+            name = printable(found.link.name)
+            troubles = _strip(kernel, found, home, in_pod=not on_host)
             if mac.before:
                 kernel.set_mac(found.links, vf, found.link.index, home.mac)
                 if on_host:          # older kernels rename only what is down; a move takes it down
-                    kernel.changes.run(host.change, found.link.index, f"set {found.link.name} down", up=False)
+                    kernel.changes.run(host.change, found.link.index, f"set {name} down", up=False)
             kernel.changes.run(
-                found.links.change, found.link.index, f"bring {found.link.name} of {vf} home as {home.name}",
+                found.links.change, found.link.index,
+                f"bring {name} of {vf} home as {printable(home.name)}",
                 netns_fd=None if on_host else kernel.netns_fd,
                 name=home.name,
                 mac=home.mac if mac.within else None,
                 mtu=home.mtu if found.link.mtu != home.mtu else None,
                 up=home.up,
-                traits=home.traits.missing_in(found.traits),
             )
-            back = _put_back(kernel, host, home)
+            back = _put_back(kernel, host, home, troubles)
         except Gone as error:        # moved meanwhile: the kernel dissolves the namespace
             failure = error
             continue
         except HostError as error:
             if error.errno == errno.EEXIST:
                 home = _settle_names(kernel, host, vf, home)
-            if not _is_worth_another_look(error, host, vf, home):
+            # The same once more is no accident.
+            if str(error) == str(failure) and not _is_in_the_way(error, host, vf, home):
                 raise
             failure = error
             continue
         kernel.trace("link home")
-        if back is not None and back.is_home(home):
+        if back is None:
+            failure = HostError(f"{vf}: its netdev went again")
+            continue
+        left = [*back.traits_unlike(home)]
+        if back.is_usable(home) and (is_new or not left):
+            if left:
+                log.warning("%s: not all is as it was: %s", vf, "; ".join([*left, *troubles]))
             return back.link
-        failure = HostError(f"{vf} is not as it was: expected {home}, found {back}")
+        again = HostError(f"{vf} is not as it was: {'; '.join([*back.unlike(home), *left, *troubles])}")
+        if str(again) == str(failure):
+            break
+        failure, home = again, _settle_names(kernel, host, vf, home)
     raise failure or HostError(f"cannot bring the netdev of {vf} home")
 
 
-def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> _Place:
-    """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
-    while True:
-        link = kernel.find_link(host, vf.address)
-        found = None if link is None else _inspect(host, link.index)
-        if found is None and pod is not None:
-            found = _inspect_pod(pod, vf)
-        if found is not None:
-            return found
-        if time.monotonic() > deadline:
-            raise HostError(f"the netdev of {vf} is neither on the host nor in its pod's network namespace",
-                            hint="a namespace that something still holds open keeps its netdevs")
-        time.sleep(_HANDED_BACK_POLL)
+def _strip(kernel: Kernel, found: Place, home: HomeLink, *, in_pod: bool) -> list[str]:
+    """Take off what would not come along, or would be in the way at home. A pod may have put on anything.
 
-
-def _inspect_pod(pod: Links, vf: Vf) -> _Place | None:
-    links = pod.dump()
-    link = next((link for link in links if link.pci == vf.address), None)
-    if link is None:
-        return None
-    return _inspect(pod, link.index, tuple(other for other in links if other.lower == link.index))
-
-
-def _inspect(links: Links, key: int | str, above: tuple[Link, ...] = ()) -> _Place | None:
-    found = links.inspect(key)
-    return None if found is None else _Place(links=links, link=found[0], traits=found[1], above=above)
-
-
-def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> None:
-    """Take off what would not come along, or would be in the way at home. A pod may have put on anything."""
+    What could not be done without keeping it from coming home.
+    """
     links, index = found.links, found.link.index
     if in_pod:
         # Neither notices that its netdev leaves (vlan_device_event, macvlan_device_event of the kernel): both
         # would go on sending through it.
         for other in found.above:
             if other.software is not None:
-                kernel.changes.run(links.delete, other.index, f"delete {other.name} on {found.link.name}")
+                kernel.changes.run(links.delete, other.index,
+                                   f"delete {printable(other.name)} on {printable(found.link.name)}")
         if found.link.master is not None:      # a bond gives a netdev that leaves back its MAC and MTU: not later
-            kernel.changes.run(links.change, index, f"take {found.link.name} out of its bond or bridge", master=0)
-    for mode, number in found.traits.programs or ():
-        if home.traits.programs is not None and (mode, number) not in home.traits.programs:
-            kernel.changes.run(links.attach_program, index, mode, -1)
+            kernel.changes.run(links.change, index,
+                               f"take {printable(found.link.name)} out of its bond or bridge", master=0)
+    # With one on it drivers refuse some MTUs. One that a BPF link holds is that link's (dev_xdp_attach: EBUSY).
+    troubles = _try_all(kernel, [partial(links.attach_program, index, mode, -1)
+                                 for mode, _ in found.foreign_programs(home)])
     own = home.traits.altnames
     # udev gives a netdev that comes back its predictable name as an altname, which then is in the way of the
     # same name; and with an altname that something on the host has as its name the kernel moves no netdev.
@@ -164,20 +184,29 @@ def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> No
                if name == home.name or (own is not None and name not in own)]
     if surplus:
         kernel.changes.run(links.delete_altnames, index, surplus)
+    return troubles
 
 
-def _put_back(kernel: Kernel, host: Links, home: HomeLink) -> _Place | None:
-    """What the one message does not: altnames that the pod took away, what ethtool sets. How all of it is then."""
-    found = _inspect(host, home.name)
+def _put_back(kernel: Kernel, host: Links, home: HomeLink, troubles: list[str]) -> Place | None:
+    """What the move does not: altnames that the pod took away, traits, what ethtool sets. None is needed to be
+    home: `troubles` gets what cannot be done.
+
+    How all of it is then; None where it is not there. Raises Gone.
+    """
+    found = look(host, home.name)
     if found is None:
         return None
-    missing = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
-    if missing:
-        kernel.changes.run(host.add_altnames, found.link.index, missing)
-    tuning = home.traits.missing_in(found.traits)
-    if tuning.is_tuned:
-        kernel.changes.run(host.tune, home.name, tuning)
-    return _inspect(host, home.name) if missing or tuning.is_tuned else found
+    index, missing = found.link.index, home.traits.missing_in(found.traits)
+    steps: list[Callable[[], None]] = []
+    altnames = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
+    if altnames:
+        steps.append(partial(host.add_altnames, index, altnames))
+    if encode_traits(missing) or missing.flags is not None:
+        steps.append(partial(host.change, index, f"set the traits of {printable(home.name)}", traits=missing))
+    if missing.is_tuned:
+        steps.append(partial(host.tune, found.link.name, missing))
+    troubles += _try_all(kernel, steps)
+    return look(host, index) if steps else found
 
 
 def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLink:
@@ -192,10 +221,12 @@ def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLi
         if other is None or other.pci == vf.address:
             continue
         if other.name != name and _is_vf(kernel, other):
-            log.warning("%s: %s was given to %s as an altname: taken off there", vf, name, other.name)
+            log.warning("%s: %s was given to %s as an altname: taken off there", vf, printable(name),
+                        printable(other.name))
             kernel.changes.run(host.delete_altnames, other.index, [name])
         elif name != home.name:
-            log.warning("%s: comes home without its altname %s, which %s has", vf, name, other.name)
+            log.warning("%s: comes home without its altname %s, which %s has", vf, printable(name),
+                        printable(other.name))
             lost.append(name)
     if not lost:
         return home
@@ -213,8 +244,19 @@ def _is_vf(kernel: Kernel, link: Link) -> bool:
     return True
 
 
-def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether what failed may be so because somebody changed the netdev meanwhile: udev, or its pod."""
+def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:
+    """Each of them, whatever the others do; why those that failed did. Raises Gone."""
+    troubles = []
+    for step in steps:
+        try:
+            kernel.changes.run(step)
+        except HostError as error:
+            troubles.append(str(error))
+    return troubles
+
+
+def _is_in_the_way(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
+    """Whether what failed may have because somebody changes the netdev again and again: udev, or its pod."""
     if error.errno == errno.ENOENT:          # an altname that has gone by itself
         return True
     other = host.find(home.name)

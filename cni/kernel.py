@@ -16,7 +16,7 @@ from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
-from sriov.model import VLAN_PROTOCOLS, Link, VfSettings
+from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Vf:
     order: MacOrder
 
     def __str__(self) -> str:
-        return f"VF {self.address} ({self.pf_name} vf {self.index})"
+        return f"VF {self.address} ({printable(self.pf_name)} vf {self.index})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Kernel:
         except HostError as error:
             pf = host.find(vf.pf_index)
             if changes.max_tx_rate and pf is not None and not pf.carrier:
-                error.hint = f"a rate limit needs the link of {vf.pf_name} up"
+                error.hint = f"a rate limit needs the link of {printable(vf.pf_name)} up"
             raise
 
 

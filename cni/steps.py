@@ -99,6 +99,16 @@ def plan_home_mac(order: MacOrder, baseline: Baseline, mac: MacAddress, *, admin
                    before=differs or admin_mac_set)
 
 
+def plan_rebind(order: MacOrder, baseline: Baseline) -> VfSettings | None:
+    """What the PF has to set before the VF's driver makes a new netdev.
+
+    A new netdev takes a MAC that the PF only shows, since the old one had it, for one that the PF has set: it would
+    count as permanent (NET_ADDR_PERM), and as the PF's from then on.
+    """
+    shown_only = order is MacOrder.NETDEV_FIRST and not baseline.admin_mac
+    return VfSettings(mac=MacAddress.ZERO) if shown_only else None
+
+
 def plan_home_settings(order: MacOrder, baseline: Baseline, current: VfSettings) -> VfSettings | None:
     """What the PF still has to set once the netdev is home."""
     changes = difference(baseline.settings, current)

@@ -14,6 +14,15 @@ from sriov.pci import MacAddress, PciAddress
 _UPLINK_PORT = re.compile(r"p\d+(s\d+)?")      # p0s1: the second part of a port that is split
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would obey instead of show, and what is no text, as escapes.
+
+    For whatever names a netdev: the kernel takes nearly any bytes as its name, altname or alias, and a pod may
+    choose them.
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def is_uplink_port(name: str) -> bool:
     """Whether a phys_port_name is a physical port's (__devlink_port_phys_port_name_get of the kernel)."""
     return _UPLINK_PORT.fullmatch(name) is not None
@@ -24,7 +33,7 @@ class Link:
     """A netdev of the namespace that was asked, as routing netlink shows it."""
 
     index: int
-    name: str
+    name: str                         # this and the altnames may be any bytes: as os.fsdecode makes text of them
     altnames: tuple[str, ...] = ()
     mac: MacAddress
     mtu: int

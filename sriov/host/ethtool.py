@@ -14,6 +14,8 @@ import struct
 from collections.abc import Sequence
 
 from sriov.errors import Gone, HostError
+from sriov.host.nlattr import encode_text
+from sriov.model import printable
 
 _SIOCETHTOOL = 0x8946
 _GCOALESCE, _SCOALESCE, _GRINGPARAM, _SRINGPARAM, _GFEATURES, _SFEATURES = 0x0E, 0x0F, 0x10, 0x11, 0x3A, 0x3B
@@ -111,11 +113,11 @@ def _ask(socket: int, name: str, data: bytes, what: str) -> bytes | None:
 
 def _call(socket: int, name: str, data: bytes, what: str) -> bytes:
     buffer = array.array("B", data)
-    request = struct.pack("16sP16x", name.encode(errors="surrogateescape"), buffer.buffer_info()[0])
+    request = struct.pack("16sP16x", encode_text(name), buffer.buffer_info()[0])
     try:
         fcntl.ioctl(socket, _SIOCETHTOOL, request)
     except OSError as error:
-        text = f"cannot {what} of {name}"
+        text = f"cannot {what} of {printable(name)}"
         if error.errno == errno.ENODEV:
             raise Gone(text) from None
         raise HostError(text, errno=error.errno or 0) from None

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sriov.host.nlattr import Attributes, attribute, attributes, find_value
+from sriov.host.nlattr import (
+    Attributes,
+    attribute,
+    attributes,
+    decode_text,
+    encode_text,
+    find_value,
+    text_attribute,
+)
 from sriov.model import Link, LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -91,8 +99,8 @@ def decode_traits(raw: bytes) -> LinkTraits:
     programs = Attributes(found.raw(_IFLA_XDP) or b"")
     numbers: dict[str, Any] = {name: found.number(kind) for name, kind in _NUMBERS.items()}
     return LinkTraits(
-        altnames=tuple(_any_text(name) for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME),
-        alias=_any_text(found.raw(_IFLA_IFALIAS) or b""),
+        altnames=_altnames(found),
+        alias=found.text(_IFLA_IFALIAS) or "",
         flags=flags & SETTABLE_FLAGS,
         broadcast=found.mac(_IFLA_BROADCAST),
         mode=found.number(_IFLA_LINKMODE, "=B"),
@@ -106,7 +114,7 @@ def encode_traits(changes: LinkTraits) -> bytes:
     parts = [attribute(kind, struct.pack("=I", value)) for name, kind in _NUMBERS.items()
              if (value := getattr(changes, name)) is not None]
     if changes.alias is not None:
-        parts.append(attribute(_IFLA_IFALIAS, _any_bytes(changes.alias)))      # of no length: none
+        parts.append(attribute(_IFLA_IFALIAS, encode_text(changes.alias)))      # of no length: none
     if changes.broadcast is not None:
         parts.append(attribute(_IFLA_BROADCAST, bytes.fromhex(changes.broadcast.replace(":", ""))))
     if changes.mode is not None:
@@ -116,8 +124,15 @@ def encode_traits(changes: LinkTraits) -> bytes:
 
 def encode_altnames(altnames: Iterable[str]) -> bytes:
     """The attribute that names them in RTM_NEWLINKPROP and RTM_DELLINKPROP."""
-    names = (attribute(_IFLA_ALT_IFNAME, _any_bytes(name) + b"\0") for name in altnames)
-    return attribute(_IFLA_PROP_LIST, b"".join(names), nested=True)
+    return attribute(_IFLA_PROP_LIST, b"".join(encode_altname(name) for name in altnames), nested=True)
+
+
+def encode_altname(name: str) -> bytes:
+    return text_attribute(_IFLA_ALT_IFNAME, name)
+
+
+def encode_name(name: str) -> bytes:
+    return text_attribute(_IFLA_IFNAME, name)
 
 
 def encode_program(mode: int, descriptor: int) -> bytes:
@@ -127,12 +142,8 @@ def encode_program(mode: int, descriptor: int) -> bytes:
     return attribute(_IFLA_XDP, places, nested=True)
 
 
-def _any_text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="surrogateescape")
-
-
-def _any_bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
+def _altnames(found: Attributes) -> tuple[str, ...]:
+    return tuple(decode_text(name) for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME)
 
 
 def decode_link(raw: bytes) -> Link:
@@ -144,8 +155,7 @@ def decode_link(raw: bytes) -> Link:
     return Link(
         index=index,
         name=found.text(_IFLA_IFNAME) or "",
-        altnames=tuple(name.rstrip(b"\0").decode(errors="replace")
-                       for kind, name in found.nested(_IFLA_PROP_LIST) if kind == _IFLA_ALT_IFNAME),
+        altnames=_altnames(found),
         mac=found.mac(_IFLA_ADDRESS) or MacAddress(""),
         mtu=found.number(_IFLA_MTU) or 0,
         up=bool(flags & IFF_UP),

@@ -7,7 +7,9 @@ Source: linux/rtnetlink.h, linux/if_link.h.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -28,21 +30,26 @@ from sriov.host.linkinfo import (
     decode_link,
     decode_traits,
     decode_vf_settings,
+    encode_altname,
     encode_altnames,
+    encode_name,
     encode_program,
     encode_traits,
 )
-from sriov.host.nlattr import HEADER
+from sriov.host.nlattr import HEADER, Attributes, attribute
 from sriov.host.nlsocket import NetlinkSocket
 from sriov.host.routes import Address, LinkRoute, Route, RouteOptions
 from sriov.host.vfinfo import encode_vf_changes
-from sriov.model import Link, VfSettings
+from sriov.model import Link, VfSettings, printable
 from sriov.pci import MacAddress, PciAddress
+
+log = logging.getLogger(__name__)
 
 _RTMGRP_LINK, _RTMGRP_IPV6_IFADDR = 0x1, 0x100
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
+_RTM_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3      # linux/net_namespace.h
 _RTM_GETNEXTHOP, _RTM_NEWLINKPROP, _RTM_DELLINKPROP = 106, 108, 109
 _RTEXT_FILTER_VF, _RTEXT_FILTER_SKIP_STATS = 1, 8
 _IFA_F_OPTIMISTIC = 0x04
@@ -86,6 +93,17 @@ class Links:
         """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again (Linux 5.14)."""
         return self._socket.cookie
 
+    def find_peers(self, known: int) -> tuple[int, ...]:
+        """The ids of the other namespaces that this one knows, without that of `known`, a descriptor.
+
+        The kernel gives one an id when a link leaves this namespace for it, or a link here has its other end there
+        (peernet2id_alloc), and takes it back when that one dies.
+        """
+        dumped = self._socket.dump(_RTM_GETNSID, bytes(4), "list the namespaces that are known")
+        asked = bytes(4) + attribute(_NETNSA_FD, struct.pack("=I", known))
+        own = _decode_nsid(self._socket.get(_RTM_GETNSID, asked, "ask for the id of a namespace"))
+        return tuple(found for found in map(_decode_nsid, dumped) if found != own)
+
     # -- links ---------------------------------------------------------------------------------------
 
     def dump(self) -> tuple[Link, ...]:
@@ -99,7 +117,9 @@ class Links:
         return None if raw is None else decode_link(raw)
 
     def inspect(self, key: int | str) -> tuple[Link, LinkTraits] | None:
-        """As `find`, with all that stays on the link when it moves to another namespace."""
+        """As `find`, with all that stays on the link when it moves to another namespace; its offloads are None
+        where they cannot be read.
+        """
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
         if raw is None:
             return None
@@ -108,8 +128,9 @@ class Links:
         try:
             return link, replace(decode_traits(raw), features=ethtool.read_features(*at),
                                  rings=ethtool.read_rings(*at), coalescing=ethtool.read_coalescing(*at))
-        except Gone:
-            return None
+        except (Gone, HostError) as error:       # they are asked by name: it may have another by now
+            log.info("link %d: %s", link.index, error)
+            return link, decode_traits(raw)
 
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
@@ -127,8 +148,6 @@ class Links:
         attrs: list[tuple[str, Any]] = []
         if netns_fd is not None:
             attrs.append(("IFLA_NET_NS_FD", netns_fd))
-        if name is not None:
-            attrs.append(("IFLA_IFNAME", name))
         if mac is not None:
             attrs.append(("IFLA_ADDRESS", mac))
         if mtu is not None:
@@ -141,7 +160,8 @@ class Links:
         if traits is not None and traits.flags is not None:
             message["flags"] |= traits.flags
             message["change"] |= SETTABLE_FLAGS
-        extra = b"" if traits is None else encode_traits(traits)
+        extra = b"" if name is None else encode_name(name)
+        extra += b"" if traits is None else encode_traits(traits)
         self._socket.change(_RTM_NEWLINK, _body(message) + extra, what)
 
     def delete(self, index: int, what: str) -> None:
@@ -156,7 +176,7 @@ class Links:
 
     def _change_altnames(self, kind: int, index: int, altnames: Collection[str], verb: str) -> None:
         """Stops at the first that cannot be done, with the earlier ones done."""
-        shown = ", ".join(map(ascii, altnames))
+        shown = ", ".join(f"'{printable(name)}'" for name in altnames)
         self._socket.change(kind, _body(_link_message(index)) + encode_altnames(altnames),
                             f"{verb} the altnames {shown}")
 
@@ -266,7 +286,7 @@ class Links:
 
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:
-            return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {key}")
+            return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {printable(str(key))}")
         except Gone:
             return None
 
@@ -305,10 +325,16 @@ class LinkEvents:
 @lru_cache(256)
 def _get_link_body(key: int | str, mask: int) -> bytes:
     attrs: list[tuple[str, Any]] = [("IFLA_EXT_MASK", mask)]
-    if isinstance(key, str):
-        # IFLA_IFNAME holds 15 characters; IFLA_ALT_IFNAME finds names and altnames of any length.
-        attrs.append(("IFLA_ALT_IFNAME", key))
-    return _body(_link_message(key if isinstance(key, int) else 0, attrs))
+    if isinstance(key, int):
+        return _body(_link_message(key, attrs))
+    # IFLA_IFNAME holds 15 characters; IFLA_ALT_IFNAME finds names and altnames of any length.
+    return _body(_link_message(0, attrs)) + encode_altname(key)
+
+
+def _decode_nsid(raw: bytes) -> int:
+    """Of a message with struct rtgenmsg, padded; -1: it has none (NETNSA_NSID_NOT_ASSIGNED)."""
+    found = Attributes(raw[HEADER.size + 4 :]).number(_NETNSA_NSID, "=i")
+    return -1 if found is None else found
 
 
 def _body(message: Any) -> bytes:

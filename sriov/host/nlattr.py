@@ -25,8 +25,9 @@ class Attributes:
         return self._found.get(kind)
 
     def text(self, kind: int) -> str | None:
+        """A C string, as `decode_text` has it."""
         found = self._found.get(kind)
-        return None if found is None else found.rstrip(b"\0").decode(errors="replace")
+        return None if found is None else decode_text(found)
 
     def numbers(self, kind: int, form: str) -> tuple[int, ...] | None:
         """The first fields of a C structure; None where it is absent, or shorter than that."""
@@ -75,4 +76,15 @@ def find_value(data: bytes, wanted: int) -> bytes:
 
 def text_attribute(kind: int, text: str) -> bytes:
     """An attribute that holds a C string, padded."""
-    return attribute(kind, text.encode() + b"\0")
+    return attribute(kind, encode_text(text) + b"\0")
+
+
+def decode_text(raw: bytes) -> str:
+    """A C string. Names of netdevs may be any bytes: they become text as os.fsdecode makes it, which can be sent
+    back as it came.
+    """
+    return raw.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def encode_text(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")

@@ -26,7 +26,16 @@ from sriov.host.sysfile import (
     read_link,
     say,
 )
-from sriov.model import Host, Link, PciFunction, PhysicalFunction, RdmaDevice, VirtualFunction, is_userspace
+from sriov.model import (
+    Host,
+    Link,
+    PciFunction,
+    PhysicalFunction,
+    RdmaDevice,
+    VirtualFunction,
+    is_userspace,
+    printable,
+)
 from sriov.pci import PciAddress
 
 _NETWORK, _ACCELERATOR = 0x02, 0x12    # PCI's base classes
@@ -165,7 +174,7 @@ class Scan:
             # The carrier went or the netdev was renamed since the dump; or the driver has no ethtool operation.
             if isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP):
                 return None
-            self.unreadable.append(f"cannot read the speed of {link.name}: {say(error)}")
+            self.unreadable.append(f"cannot read the speed of {printable(link.name)}: {say(error)}")
             return None
         # SPEED_UNKNOWN of linux/ethtool.h is -1, which older kernels show without its sign.
         return speed if 0 < speed < 0xFFFFFFFF else None

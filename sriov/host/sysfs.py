@@ -14,7 +14,7 @@ from pathlib import Path
 from sriov.errors import Gone, HostError, InputError
 from sriov.host.scan import Scan
 from sriov.host.sysfile import Malformed, list_folder, netdev_folder, read, read_int, read_link
-from sriov.model import Host, Link, PhysicalFunction, is_uplink_port
+from sriov.model import Host, Link, PhysicalFunction, is_uplink_port, printable
 from sriov.pci import PciAddress
 
 _POLL_SECONDS = 0.02                  # the kernel tells nobody when a driver's files are there
@@ -106,7 +106,7 @@ class Sysfs:
             folder = netdev_folder(device, read_link(f"{device}/driver"))
             return read_int(f"{folder}/{netdev[0]}/addr_assign_type") == 0
         except (OSError, Malformed) as error:
-            raise self._failure(f"cannot read how {netdev[0]} got its MAC", address, error) from error
+            raise self._failure(f"cannot read how {printable(netdev[0])} got its MAC", address, error) from error
 
     def read_driver(self, address: PciAddress) -> str | None:
         """Name of the driver that is bound; raises Gone when the device does not exist, HostError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sriov.model import printable
 from sriov.status import (
     NodeStatus,
     PfStatus,
@@ -15,14 +16,14 @@ from sriov.status import (
     status_fields,
 )
 from sriov.views.exports import Json
-from sriov.views.tables import Cell, Paint, Tone, clean, format_paragraph, format_table, plain
+from sriov.views.tables import Cell, Paint, Tone, format_paragraph, format_table, plain
 
 
 def format_status(status: NodeStatus, paint: Paint = plain) -> str:
     """What is wrong first, each with its next action; then resources, PFs and VFs, a line each."""
     problems = list(status.find_problems())
     verdict = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "all is well"
-    headline = clean(f"vfpool-agent {status.agent_version}: {verdict}")
+    headline = printable(f"vfpool-agent {status.agent_version}: {verdict}")
     text = paint(headline, Tone.BAD if problems else Tone.GOOD) + "\n"
     for fact in (f"running since {status.started}",
                  f"version {status.snapshot} of what the kubelet is told, since {status.since}",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from sriov.model import printable
+
 WIDTH = 100
 
 _LAST = 20                            # what is left to the last column at least, where it needs as much
@@ -73,12 +75,12 @@ def format_paragraph(text: str, first: str = "", rest: str | None = None) -> str
     """A sentence over as many lines as it needs; `first` begins the first, `rest` the others: two columns more."""
     following = " " * (len(first) + 2) if rest is None else rest
     room = WIDTH - max(len(first), len(following))
-    return first + f"\n{following}".join(split(clean(text), room)) + "\n"
+    return first + f"\n{following}".join(split(printable(text), room)) + "\n"
 
 
 def format_heading(text: str, paint: Paint = plain) -> str:
     """A line of its own, however long."""
-    return paint(clean(text), Tone.HEADING) + "\n"
+    return paint(printable(text), Tone.HEADING) + "\n"
 
 
 def split(text: str, width: int) -> list[str]:
@@ -86,13 +88,8 @@ def split(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
-def clean(text: str) -> str:
-    """The text with what a terminal would obey instead of show (a netdev's name may hold it) as escapes."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-
-
 def _cell(cell: str | Cell) -> Cell:
-    return Cell(clean(cell)) if isinstance(cell, str) else Cell(clean(cell.text), cell.tone)
+    return Cell(printable(cell)) if isinstance(cell, str) else Cell(printable(cell.text), cell.tone)
 
 
 def _fold(text: str, width: int) -> list[str]:

@@ -238,8 +238,8 @@ def kernel(boot_id="b", driver=None):
     def identify(address):
         raise Gone(f"{address} is not there")
 
-    sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, locate_vf=lambda vf: (record().pf, 1),
-                                 find_netdev=lambda pf: ("none", 2**31 - 1), identify=identify)
+    sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, probe=lambda vf: None, identify=identify,
+                                 locate_vf=lambda vf: (record().pf, 1), find_netdev=lambda pf: ("none", 2**31 - 1))
     return Kernel(sysfs=sysfs, changes=ChangeQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
                   trace=lambda step: None)
 

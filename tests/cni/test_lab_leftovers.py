@@ -7,14 +7,12 @@ it to the host as it is; and by kill -9 of the agent between the way home and th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
 import signal
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +22,7 @@ from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
+from tests.support.bpf import load_program, make_xdp_link
 from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
@@ -66,10 +65,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 @pytest.fixture
 def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
     """Where the host's links differ from before the test; nowhere at its end."""
-    before = node.snapshot()
+    before = snapshot()
 
     def differences() -> list[str]:
-        return node.differences(before, node.snapshot())
+        return node.differences(before, snapshot())
 
     yield differences
     changes = differences()
@@ -77,6 +76,26 @@ def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
         Sysfs().write_num_vfs(vfs[0].pf, 0)
         vfs[:] = prepare()
     assert not changes
+
+
+def snapshot() -> dict[str, Any]:
+    """As node.snapshot, without ifindexes: what the driver makes anew has a new one."""
+    found = node.snapshot()
+    shown = {name: {key: value for key, value in link.items() if key != "ifindex"}
+             for name, link in found["links"].items()}
+    return {**found, "links": shown}
+
+
+@pytest.fixture(autouse=True)
+def open_links() -> Iterator[contextlib.ExitStack]:
+    """BPF links that somebody has open until the test is over."""
+    with contextlib.ExitStack() as stack:
+        OPEN.append(stack)
+        yield stack
+        OPEN.remove(stack)
+
+
+OPEN: list[contextlib.ExitStack] = []
 
 
 def attach_program(path: str, _home: str) -> None:
@@ -92,15 +111,24 @@ def attach_program(path: str, _home: str) -> None:
     assert "xdp" in in_netns(path, "ip", "link", "show", "net1").stdout
 
 
-def load_program(verdict: int) -> int:
-    """bpf(2), BPF_PROG_LOAD: `return verdict`. Source: linux/bpf.h."""
-    code = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    text, words = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("=IIQQ", 6, 2, ctypes.addressof(text), ctypes.addressof(words)) + bytes(120)
-    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-    descriptor = ctypes.CDLL(None, use_errno=True).syscall(number, 5, ctypes.create_string_buffer(attributes), 144)
-    assert descriptor >= 0, os.strerror(ctypes.get_errno())
-    return int(descriptor)
+def attach_program_by_link(path: str, _home: str) -> None:
+    """The kernel lets nobody but the link's owner take it off."""
+    with open_netns(path) as fd, links_in(fd) as pod:
+        link = pod.find("net1")
+        assert link is not None
+        OPEN[-1].enter_context(make_xdp_link(fd, link.index))
+    assert inspect(path).programs
+
+
+def rename(name: str) -> Callable[[str, str], None]:
+    """Of a pod that gives its netdev this name, of any bytes."""
+    def run(path: str, _home: str) -> None:
+        with open_netns(path) as fd, links_in(fd) as pod:
+            link = pod.find("net1")
+            assert link is not None
+            pod.change(link.index, "set it down", up=False)
+            pod.change(link.index, "rename it", name=name)
+    return run
 
 
 def commands(*lines: str) -> Callable[[str, str], None]:
@@ -141,6 +169,8 @@ def give_altname_of_no_text(path: str, _home: str) -> None:
 LEFT: dict[str, Callable[[str, str], None]] = {
     "name": commands("ip link set net1 down", "ip link set net1 name eth7"),
     "name of the PF": commands("ip link set net1 down", "ip link set net1 name {pf}"),
+    "name that is no text": rename("\udcff"),
+    "name that a terminal obeys": rename("a\x1b[31mX"),
     "altname": commands("ip link property add dev net1 altname hello"),
     "altname of the PF": commands("ip link property add dev net1 altname {pf}"),
     "altname of its own at home": commands("ip link property add dev net1 altname {home}"),
@@ -171,6 +201,7 @@ LEFT: dict[str, Callable[[str, str], None]] = {
     "offloads": turn_offloads_off,
     "rings and coalescing": tune,
     "XDP program": attach_program,
+    "XDP program by a BPF link": attach_program_by_link,
     "down": commands("ip link set net1 down"),
 }
 
@@ -308,3 +339,44 @@ def test_a_pod_that_fights_for_its_altname(agent: Agent, vfs: Vfs, unchanged: Ca
                 fighter.kill()
         wait_for("no record", lambda: not agent.records(), 20)
     assert not unchanged()
+
+
+def test_what_stands_on_it_in_a_namespace_of_the_pods_own(agent: Agent, vfs: Vfs,
+                                                          unchanged: Callable[[], list[str]]) -> None:
+    """It would go on sending through the VF when that is home, and through the next pod's."""
+    with netns() as pod, netns() as nested:
+        cni = add(agent, vfs[0], pod)
+        inner = Path(nested).name
+        for number, kind in enumerate(("macvlan mode bridge", "vlan id 7")):
+            assert in_netns(pod, *f"ip link add u{number} link net1 type {kind}".split()).returncode == 0
+            assert in_netns(pod, "ip", "link", "set", f"u{number}", "netns", inner).returncode == 0
+            node.run("ip", "-n", inner, "link", "set", f"u{number}", "up")
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert [link["ifname"] for link in ip("-n", inner, "link", "show")] == ["lo"]
+        assert not unchanged()
+        # The driver made the netdev anew; whose MAC it is has not changed by that.
+        assert not Sysfs().has_permanent_mac(vfs[0].address)
+        with netns() as following:
+            add(agent, vfs[0], following, "c2")
+            cni.delete(config(vfs[0].address), "c2", following)
+
+
+def test_a_pod_that_moves_it_into_a_namespace_of_its_own(agent: Agent, vfs: Vfs,
+                                                         unchanged: Callable[[], list[str]]) -> None:
+    with netns() as pod, netns() as nested:
+        cni = add(agent, vfs[0], pod)
+        assert in_netns(pod, "ip", "link", "set", "net1", "netns", Path(nested).name).returncode == 0
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert not agent.records()
+        assert not unchanged()
+
+
+def test_an_ordinary_pods_netdev_comes_back_itself(agent: Agent, vfs: Vfs) -> None:
+    """With the runtime's own interface beside it: what its namespace knows of others is not held against it."""
+    with netns() as pod:
+        node.run("ip", "link", "add", "cali1", "type", "veth", "peer", "name", "eth0", "netns", Path(pod).name)
+        before = Sysfs().find_netdev(vfs[0].address)
+        cni = add(agent, vfs[0], pod)
+        in_netns(pod, "ip", "-d", "link", "show")
+        cni.delete(config(vfs[0].address), "c1", pod)
+        assert Sysfs().find_netdev(vfs[0].address) == before

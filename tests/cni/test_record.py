@@ -50,7 +50,7 @@ records = st.builds(
     wanted=st.builds(Wanted, settings=settings, mtu=st.none() | st.integers(68, 65535)),
     ipam=st.none() | st.builds(Delegation, plugin=texts, environment=st.dictionaries(texts, texts), config=results),
     baseline=st.builds(Baseline, settings=settings, admin_mac=st.booleans(), link=st.none() | st.builds(
-        HomeLink, name=texts, mac=macs, mtu=st.integers(68, 65535), up=st.booleans(), traits=traits)))
+        HomeLink, name=texts | names, mac=macs, mtu=st.integers(68, 65535), up=st.booleans(), traits=traits)))
 
 
 def record(vf="0000:3b:02.1", container="c1", **changes):

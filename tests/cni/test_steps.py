@@ -12,7 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cni.record import Baseline, HomeLink
-from cni.steps import Around, MacOrder, difference, mac_order, plan_attach, plan_home_mac, plan_home_settings
+from cni.steps import (
+    Around,
+    MacOrder,
+    difference,
+    mac_order,
+    plan_attach,
+    plan_home_mac,
+    plan_home_settings,
+    plan_rebind,
+)
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress
 
@@ -242,3 +251,14 @@ def test_what_the_driver_does_not_report_is_set_again():
     (None, MacOrder.PF_FIRST)])
 def test_orders(driver, order):
     assert mac_order(driver) is order
+
+
+@pytest.mark.parametrize(("order", "admin_mac", "sent"), [
+    (MacOrder.NETDEV_FIRST, False, VfSettings(mac=ZERO)),
+    (MacOrder.NETDEV_FIRST, True, None),       # that MAC is the PF's
+    (MacOrder.PF_FIRST, False, None),
+    (MacOrder.PF_FIRST, True, None),
+])
+def test_a_new_netdev_takes_no_mac_for_the_pfs_that_is_not(order, admin_mac, sent):
+    home = HomeLink(name="vf", mac=OWN, mtu=1500, up=False)
+    assert plan_rebind(order, Baseline(link=home, settings=PLAIN, admin_mac=admin_mac)) == sent

@@ -192,3 +192,13 @@ def sysctls_of_a_container(path):
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+def test_an_interface_whose_name_is_no_text_is_not_announced(pod, arrive, caplog):
+    caplog.set_level("INFO")
+    arrival, _, _ = arrive("10.7.0.5/24")
+    pod.links.change(arrival.index, "set it down", up=False)
+    pod.links.change(arrival.index, "rename it", name="\udcff")
+    start_announcing(pod.fd, arrival)
+    wait_for("the thread's end", lambda: not announcing())
+    assert f"index {arrival.index} of {pod.path}: not announced: " in caplog.text

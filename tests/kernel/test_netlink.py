@@ -449,3 +449,57 @@ def test_a_link_leaves_its_bridge_and_what_stands_on_it_can_be_deleted(host):
     host.links.delete(above.index, "delete m0")
     assert host.links.find("m0") is None
     assert host.links.inspect("m0") is None
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\x1b[31mX", "x\u2028y", "\udcff\udcfe.7"])
+def test_a_link_of_any_name_is_the_link(host, pod, name):
+    """The kernel takes any bytes but blanks, slash and colon."""
+    index = host.add_veth("v0", "v1")
+    before = host.links.inspect(index)[1]
+    host.links.change(index, "rename", name=name)
+    link, traits = host.links.inspect(index)
+    assert link.name == name
+    assert (traits.features, host.links.find(name).index) == (before.features, index)
+    assert [each.name for each in host.links.dump() if each.index == index] == [name]
+    host.links.tune(name, LinkTraits(features=tuple(0 for _ in before.features)))
+    assert host.links.inspect(name)[1].features != before.features
+    host.links.change(index, "move", netns_fd=pod.fd)
+    assert pod.links.find(name).mac == link.mac
+
+
+def test_messages_show_such_names_as_escapes(host):
+    with pytest.raises(Gone, match=r"^cannot read the offloads of a\\x1b\[31mX\\u2028\\udcff$"):
+        host.links.tune("a\x1b[31mX\u2028\udcff", LinkTraits(features=(0,)))
+    with pytest.raises(HostError, match=r"^cannot delete the altnames '\\u2028': "):
+        host.links.delete_altnames(1, ["\u2028"])
+
+
+def test_a_link_whose_offloads_cannot_be_read_is_there_all_the_same(host, monkeypatch):
+    """Somebody renames it between the two questions."""
+    index = host.add_veth("v0", "v1")
+
+    def fail(socket, name):
+        raise Gone(f"there is no {name}")
+
+    monkeypatch.setattr("sriov.host.ethtool.read_features", fail)
+    link, traits = host.links.inspect(index)
+    assert (link.name, traits.features) == ("v0", None)
+
+
+def test_namespaces_that_one_knows(host, pod, new_netns):
+    """By what an ADD does the pod's knows the host's only; by a link that the pod moves on, that one, too."""
+    index = host.add_veth("v0", "v1")
+    host.run("link", "add", "ve", "type", "veth", "peer", "name", "eth0", "netns", pod.name)
+    host.links.change(index, "move", netns_fd=pod.fd, name="net1")
+    pod.ip("link", "show")
+    assert pod.links.find_peers(host.fd) == ()
+    assert host.links.find_peers(pod.fd) == ()
+    nested = new_netns()
+    assert pod.links.find_peers(nested.fd) == host_ids(pod)
+    pod.run("link", "add", "m0", "link", "net1", "type", "macvlan")
+    pod.run("link", "set", "m0", "netns", nested.name)
+    assert len(pod.links.find_peers(host.fd)) == 1
+
+
+def host_ids(pod):
+    return tuple(each["nsid"] for each in pod.ip("netns", "list-id"))

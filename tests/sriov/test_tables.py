@@ -5,7 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sriov.views.tables import WIDTH, Cell, Tone, clean, format_paragraph, format_table, plain, tint
+from sriov.model import printable
+from sriov.views.tables import WIDTH, Cell, Tone, format_paragraph, format_table, plain, tint
 
 words = st.text(st.sampled_from("abc-/: "), max_size=15).map(lambda text: text.strip().replace("  ", " "))
 ESCAPE = re.compile(r"\x1b\[\d+m")
@@ -50,5 +51,5 @@ def test_tint():
 
 def test_what_a_terminal_would_obey_is_shown_instead():
     """The kernel lets a netdev have any name without spaces, slashes and colons."""
-    assert clean("eth\x1b[2J0\u202e") == "eth\\x1b[2J0\\u202e"
+    assert printable("eth\x1b[2J0\u202e") == "eth\\x1b[2J0\\u202e"
     assert "\x1b" not in format_table([("NAME", "X"), ("eth\x1b[2J", "\x07")])

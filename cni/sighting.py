@@ -1,0 +1,90 @@
+"""Where a VF's netdev is, on the host or in its pod, and in what it differs from how it was at home."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cni.kernel import Kernel, Vf
+from cni.record import HomeLink
+from sriov.errors import HostError
+from sriov.host.linkinfo import LinkTraits
+from sriov.host.netlink import Links
+from sriov.model import Link, printable
+
+_POLL = 0.02         # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a VF's netdev was found, and how. `above`: what stands on it there, a VLAN or a macvlan."""
+
+    links: Links
+    link: Link
+    traits: LinkTraits
+    above: tuple[Link, ...] = ()
+
+    def is_home(self, home: HomeLink) -> bool:
+        return self.is_usable(home) and not [*self.traits_unlike(home)]
+
+    def is_usable(self, home: HomeLink) -> bool:
+        """Whether the next pod can have it, with nothing of the last one's on it that touches packets."""
+        return not [*self.unlike(home)]
+
+    def unlike(self, home: HomeLink) -> Iterator[str]:
+        """What keeps it from being usable, a line each."""
+        for what, expected, found in (("name", home.name, self.link.name), ("MAC", home.mac, self.link.mac),
+                                      ("MTU", home.mtu, self.link.mtu), ("up", home.up, self.link.up)):
+            if expected != found:
+                yield _say(what, expected, found)
+        for mode, number in self.foreign_programs(home):
+            yield f"XDP program {number} (mode {mode:#x}) is attached"
+
+    def traits_unlike(self, home: HomeLink) -> Iterator[str]:
+        """What else differs, a line each."""
+        missing = home.traits.missing_in(self.traits)
+        for field in dataclasses.fields(missing):
+            expected, found = getattr(missing, field.name), getattr(self.traits, field.name)
+            if expected is not None and (field.name != "programs" or {*expected} - {*found}):
+                yield _say(field.name.replace("_", " "), expected, found)
+        if home.traits.features is not None and self.traits.features is None:
+            yield "features: cannot be read"
+
+    def foreign_programs(self, home: HomeLink) -> tuple[tuple[int, int], ...]:
+        """XDP programs that it did not have at home; none where that is not known."""
+        own = home.traits.programs
+        return () if own is None else tuple(each for each in self.traits.programs or () if each not in own)
+
+
+def _say(what: str, expected: object, found: object) -> str:
+    return f"{what}: expected {printable(str(expected))}, found {printable(str(found))}"
+
+
+def find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> Place:
+    """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
+    while True:
+        link = kernel.find_link(host, vf.address)
+        found = None if link is None else look(host, link.index)
+        if found is None and pod is not None:
+            found = _look_in_pod(pod, vf)
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise HostError(f"the netdev of {vf} is neither on the host nor in its pod's network namespace",
+                            hint="a namespace that something still holds open keeps its netdevs")
+        time.sleep(_POLL)
+
+
+def look(links: Links, key: int | str, above: tuple[Link, ...] = ()) -> Place | None:
+    found = links.inspect(key)
+    return None if found is None else Place(links=links, link=found[0], traits=found[1], above=above)
+
+
+def _look_in_pod(pod: Links, vf: Vf) -> Place | None:
+    links = pod.dump()
+    link = next((link for link in links if link.pci == vf.address), None)
+    if link is None:
+        return None
+    return look(pod, link.index, tuple(other for other in links if other.lower == link.index))

@@ -1,0 +1,211 @@
+"""The way home of a VF's netdev, on a kernel without VFs: a veth stands for it; to unbind its driver deletes it."""
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+
+from cni.home import bring_home, look_at_home
+from cni.kernel import Kernel, Vf
+from cni.netns import call_in
+from cni.queue import ChangeQueue
+from cni.record import Baseline
+from cni.steps import MacOrder
+from sriov.errors import HostError
+from sriov.model import VfSettings
+from sriov.pci import PciAddress
+from tests.cni.test_record import record
+from tests.kernel.conftest import Namespace
+from tests.support.bpf import load_program, make_xdp_link
+
+pytestmark = pytest.mark.kernel
+
+PF, VF = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:02.1")
+SETTINGS = VfSettings(vlan=0)
+
+
+@dataclass
+class Device:
+    """What sysfs tells of the VF; its driver makes the veth pair vf0 and wire."""
+
+    netns: Namespace
+    index: int | None = None
+    driver: str | None = "igbvf"
+    autoprobe: bool = True
+    override: str | None = None
+    log: list[str] = field(default_factory=list)
+
+    def probe(self, address):
+        self.log.append("probe")
+        if not self.autoprobe and self.override is None:
+            return                               # pci_device_can_probe
+        self.netns.run("link", "add", "dev", "vf0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "wire")
+        made = self.netns.links.find("vf0")
+        assert made is not None
+        self.index, self.driver = made.index, "igbvf"
+
+    def unbind(self, address):
+        self.log.append("unbind")
+        assert self.index is not None
+        self.netns.links.delete(self.index, "delete the netdev")
+        self.index, self.driver = None, None
+
+    def read_driver(self, address):
+        return self.driver
+
+    def read_driver_override(self, address):
+        return self.override
+
+    def set_driver_override(self, address, driver):
+        self.override = driver
+
+    def read_autoprobe(self, pf):
+        return self.autoprobe
+
+    def find_netdev(self, address):
+        return None if self.index is None or self.netns.links.find(self.index) is None else ("?", self.index)
+
+
+class VethKernel(Kernel):
+    def locate(self, address):
+        pf = cast("Device", self.sysfs).netns.links.find("pf0")
+        assert pf is not None
+        return Vf(address=VF, index=1, pf=PF, pf_name="pf0", pf_index=pf.index, order=MacOrder.PF_FIRST)
+
+    def settings(self, host, vf):
+        return SETTINGS
+
+
+@pytest.fixture
+def device(host):
+    host.add_veth("pf0", "switch")
+    host.run("link", "set", "pf0", "up")
+    device = Device(host)
+    device.probe(VF)
+    device.log.clear()
+    return device
+
+
+@pytest.fixture
+def home(host, device):
+    """Brings it home; how it was there when the fixture was made is the baseline."""
+    kernel = VethKernel(sysfs=device, changes=ChangeQueue(), netns_fd=host.fd, boot_id="b",
+                        settle=lambda index: False, trace=lambda step: None)
+    link = look_at_home(host.links, host.links.find("vf0"))
+    baseline = Baseline(link=link, settings=SETTINGS, admin_mac=False)
+
+    def bring(pod=None, **changes):
+        made = record(sets_mac=False, baseline=replace(baseline, **changes))
+        return call_in(host.fd, lambda: bring_home(kernel, made, pod, time.monotonic() + 1))
+
+    return bring
+
+
+@pytest.mark.parametrize("name", ["net1", "\udcff", "a\x1b[31mX"])
+def test_under_whatever_name_it_came_back(host, device, home, name):
+    host.links.change(device.index, "rename", name=name)
+    assert home().name == "vf0"
+    assert device.log == []
+
+
+def test_a_program_that_can_be_taken_off(host, device, home):
+    program = load_program(verdict=1)
+    host.links.attach_program(device.index, 1 << 1, program)
+    os.close(program)
+    assert home().index == device.index
+    assert host.links.inspect("vf0")[1].programs == ()
+    assert device.log == []
+
+
+def test_what_cannot_be_taken_off_goes_with_the_netdev(host, device, home, caplog):
+    """A BPF link keeps its program on the netdev for as long as somebody has it open."""
+    with make_xdp_link(host.fd, device.index):
+        assert host.links.inspect(device.index)[1].programs != ()
+        host.links.change(device.index, "rename", name="\udcff")
+        found = home()
+        assert (found.name, host.links.inspect("vf0")[1].programs) == ("vf0", ())
+    assert device.log == ["unbind", "probe"]
+    assert "is not as it was: XDP program" in caplog.text
+    assert "XDP link" in caplog.text            # the kernel's own words
+
+
+def test_a_netdev_that_is_nowhere_is_made_anew(host, pod, device, home, new_netns):
+    """Its pod moved it into a namespace of its own."""
+    nested = new_netns()
+    gone = device.index
+    host.links.change(gone, "move", netns_fd=nested.fd)
+    device.unbind = lambda vf: (device.log.append("unbind"), nested.run("link", "del", "vf0"))
+    assert home(pod.links).name == "vf0"
+    assert device.log == ["unbind", "probe"]
+    assert device.index != gone
+
+
+def test_a_pod_with_namespaces_of_its_own_gives_back_another_netdev(host, pod, device, home, new_netns):
+    nested = new_netns()
+    host.links.change(device.index, "move", netns_fd=pod.fd, name="net1")
+    pod.run("link", "add", "m0", "link", "net1", "type", "macvlan", "mode", "bridge")
+    pod.run("link", "set", "m0", "netns", nested.name)
+    device.unbind = lambda vf: (device.log.append("unbind"), pod.run("link", "del", "net1"))
+    assert home(pod.links).name == "vf0"
+    assert device.log == ["unbind", "probe"]
+    assert nested.links.find("m0") is None
+
+
+def test_traits_that_a_new_netdev_cannot_have_are_logged(host, device, home, caplog):
+    """An admin's XDP program, say, that nobody has any more."""
+    at_home = look_at_home(host.links, host.links.find("vf0"))
+    lost = replace(at_home, traits=replace(at_home.traits, programs=((2, 4711),)))
+    assert home(link=lost).name == "vf0"
+    assert device.log == ["unbind", "probe"]
+    assert "not all is as it was: programs: expected ((2, 4711),), found ()" in caplog.text
+
+
+def test_a_pf_that_is_down_makes_no_netdev(host, device, home):
+    """Its VF's driver would get no answer: later."""
+    host.run("link", "set", "pf0", "down")
+    with make_xdp_link(host.fd, device.index):
+        host.links.change(device.index, "rename", name="a\x1b[31mX")
+        with pytest.raises(HostError, match=r"is not as it was: XDP program \d+ \(mode 0x\d\) is ") as caught:
+            home()
+        assert host.links.find("vf0").index == device.index       # named for all that
+    assert "LinkTraits" not in str(caught.value)
+    assert device.log == []
+    home()
+    assert host.links.inspect("vf0")[1].programs == ()
+
+
+def test_a_name_that_another_link_has_is_no_reason_for_a_new_netdev(host, device, home):
+    host.links.change(device.index, "rename", name="net1")
+    host.add_veth("vf0", "other")
+    with pytest.raises(HostError, match=r"cannot bring net1 of VF 0000:3b:02\.1"):
+        home()
+    assert device.log == []
+
+
+def test_a_driver_that_was_not_bound_again_is(host, device, home):
+    """The agent died between the two."""
+    device.unbind(VF)
+    assert home().name == "vf0"
+    assert device.log == ["unbind", "probe"]
+
+
+@pytest.mark.parametrize("override", [None, "igbvf"])
+def test_a_vf_that_no_driver_may_probe_by_itself(host, device, home, override):
+    device.autoprobe, device.override = False, override
+    with make_xdp_link(host.fd, device.index):
+        assert home().name == "vf0"
+    assert (device.log, device.override) == (["unbind", "probe"], override)
+
+
+def test_a_driver_that_makes_no_netdev(host, device, home, monkeypatch):
+    monkeypatch.setattr("cni.rebind._PATIENCE", 0.1)
+    works = device.probe
+    device.probe = lambda vf: setattr(device, "driver", "igbvf")
+    with (make_xdp_link(host.fd, device.index),
+          pytest.raises(HostError, match="was bound anew, and made no netdev") as caught):
+        home()
+    assert "that was to help where" in str(caught.value)
+    device.probe, device.unbind = works, lambda vf: None
+    assert home().name == "vf0"                  # the next try
