@@ -251,6 +251,11 @@ class Agent:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def tail(self) -> str:
         return self.log.read_text()[-3000:]
 
