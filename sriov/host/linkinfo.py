@@ -163,6 +163,17 @@ def decode_vf_settings(raw: bytes) -> Iterator[tuple[int, VfSettings]]:
             yield found
 
 
+def decode_settings_of(raw: bytes, vf: int) -> VfSettings | None:
+    """Settings of one VF in such a message; None where it says nothing of it."""
+    for kind, info in attributes(find_value(raw[_LINK_ATTRIBUTES:], _IFLA_VFINFO_LIST)):
+        if kind != _IFLA_VF_INFO:
+            return None
+        mac = find_value(info, _IFLA_VF_MAC)        # begins with the VF's index
+        if mac[:4] == struct.pack("=I", vf) and (found := _vf_settings(info)) is not None and found[0] == vf:
+            return found[1]
+    return None
+
+
 def _vf_settings(raw: bytes) -> tuple[int, VfSettings] | None:
     """None where it does not say which VF it is about."""
     found = Attributes(raw)
