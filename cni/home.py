@@ -59,13 +59,9 @@ class _Place:
                 and home.traits.missing_in(self.traits) == LinkTraits())
 
 
-def look_at_home(host: Links, link: Link) -> HomeLink:
-    """How a VF's netdev is on the host; raise Gone where it is there no more."""
-    found = host.inspect(link.index)
-    if found is None:
-        raise Gone(f"{link.name} is gone from the host")
-    now, traits = found
-    return HomeLink(name=now.name, mac=now.mac, mtu=now.mtu, up=now.up, traits=traits)
+def describe_home(link: Link, traits: LinkTraits) -> HomeLink:
+    """What a record keeps of a VF's netdev on the host."""
+    return HomeLink(name=link.name, mac=link.mac, mtu=link.mtu, up=link.up, traits=traits)
 
 
 def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink,
@@ -113,8 +109,8 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
 def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> _Place:
     """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
     while True:
-        link = kernel.find_link(host, vf.address)
-        found = None if link is None else _inspect(host, link.index)
+        on_host = kernel.inspect_link(host, vf.address)
+        found = None if on_host is None else _Place(links=host, link=on_host[0], traits=on_host[1])
         if found is None and pod is not None:
             found = _inspect_pod(pod, vf)
         if found is not None:
@@ -126,16 +122,13 @@ def _find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: floa
 
 
 def _inspect_pod(pod: Links, vf: Vf) -> _Place | None:
-    links = pod.dump()
-    link = next((link for link in links if link.pci == vf.address), None)
-    if link is None:
-        return None
-    return _inspect(pod, link.index, tuple(other for other in links if other.lower == link.index))
+    found = pod.inspect_pci(vf.address)
+    return None if found is None else _Place(links=pod, link=found[0], traits=found[1], above=found[2])
 
 
-def _inspect(links: Links, key: int | str, above: tuple[Link, ...] = ()) -> _Place | None:
+def _inspect(links: Links, key: int | str) -> _Place | None:
     found = links.inspect(key)
-    return None if found is None else _Place(links=links, link=found[0], traits=found[1], above=above)
+    return None if found is None else _Place(links=links, link=found[0], traits=found[1])
 
 
 def _strip(kernel: Kernel, found: _Place, home: HomeLink, *, in_pod: bool) -> None:
@@ -184,20 +177,15 @@ def _is_worth_another_look(error: HostError, host: Links, vf: Vf, home: HomeLink
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:
-    current = kernel.settings(host, vf)
+    pf, current = kernel.inspect_vf(host, vf)
     changes = plan_home_settings(vf.order, record.baseline, current)
     if changes is not None:
         kernel.set_vf(host, vf, changes)
-        current = kernel.settings(host, vf)
+        pf, current = kernel.inspect_vf(host, vf)
     wanted = record.baseline.settings
-    if vf.order is MacOrder.NETDEV_FIRST and record.baseline.link is not None and not _is_up(host, vf):
+    if vf.order is MacOrder.NETDEV_FIRST and record.baseline.link is not None and not pf.up:
         # The PF learns the netdev's MAC from its mailbox, when it is up again.
         wanted = dataclasses.replace(wanted, mac=None)
     left = difference(wanted, current)
     if left is not None:
         raise HostError(f"{vf}: its settings are not as they were: {left} differ")
-
-
-def _is_up(host: Links, vf: Vf) -> bool:
-    pf = host.find(vf.pf_index)
-    return pf is not None and pf.up
