@@ -155,8 +155,8 @@ def main(rounds: int = 20) -> None:
         pairs = [vf for pf in pfs for vf in node.make_vfs(pf, 2)]
         agent.start()
         cni = Cni(agent.socket)
-        show(f"{INTRODUCTION}\nOf each call of an executable, {process_cost():.1f} are a process that starts and ends "
-             "(/bin/true).")
+        show(f"{INTRODUCTION}\nOf each call of an executable, {process_cost():.1f} are a process: "
+             "what /bin/true takes to start and end.")
         if find_peer() is None:
             show(f"{PEER} was not measured: VFPOOL_PEERS names no folder that has it")
         try:
