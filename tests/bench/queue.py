@@ -1,7 +1,8 @@
 """How many routing-netlink changes an agent should make at a time: ADD and DEL of all VFs at once, by width.
 
-`python -m tests.bench.queue [rounds]`, inside the lab. An agent for each width runs all the while; they take turns
-on the same VFs in one run. The first line is the same work one call after another.
+`python -m tests.bench.queue [rounds]`, inside the lab; by hand, where QUEUE_WIDTH is in question. An agent for each
+width runs all the while; they take turns on the same VFs in one run. The first line is the same work one call after
+another.
 """
 
 from __future__ import annotations

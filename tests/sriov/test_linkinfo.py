@@ -160,6 +160,7 @@ class TooMany:
 def test_vfs_that_do_not_fit_the_kernel_s_message_are_not_known():
     links = Links(cast("socket.socket", TooMany()))
     assert links.vf_settings(7) == {}
+    assert links.inspect_vf(7, 0) is None
     with pytest.raises(HostError, match="Message too long"):
         links.find(7)
 
