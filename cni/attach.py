@@ -15,12 +15,21 @@ from typing import Any
 
 from cni.allocation import Allocated, check_allocation
 from cni.announce import Arrival, start_announcing
-from cni.away import Pod, check_untied, check_way, configure, find_usable_link, find_userspace_mtu, take_away
+from cni.away import (
+    Pod,
+    check_supported,
+    check_untied,
+    check_way,
+    configure,
+    find_usable_link,
+    find_userspace_mtu,
+    take_away,
+)
 from cni.check import check_attachment
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.detach import Detacher
 from cni.gc import collect_garbage
-from cni.home import look_at_home
+from cni.home import describe_home
 from cni.invocation import Invocation
 from cni.ipam import NothingGiven, ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
@@ -28,7 +37,7 @@ from cni.locks import Busy
 from cni.netconf import NetConf, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
 from cni.protocol import CniError, Code, Command, Request, describe_call, find_pod
-from cni.record import Baseline, Owner, Phase, Record, Wanted
+from cni.record import Baseline, HomeLink, Owner, Phase, Record, Wanted
 from cni.repair import Repair
 from cni.result import Addresses, Interface, find_previous, format_result, join_results
 from cni.status import check_status
@@ -37,7 +46,7 @@ from cni.store import Store
 from cni.takeover import Forerunner
 from sriov.errors import Refused, SriovError
 from sriov.host.netlink import Links
-from sriov.model import Link
+from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
@@ -161,14 +170,18 @@ class Attachments:
         vf = kernel.locate(conf.device)
         assert call.netns_fd is not None
         pod = Pod(links=pod_links, netns_fd=call.netns_fd, ifname=request.ifname)
-        link = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
+        found = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
+        pf, settings = kernel.inspect_vf(host, vf)
+        check_supported(kernel, vf, pf)
+        link = None if found is None else found[0]
         mtu = None
         if link is None:
-            mtu = find_userspace_mtu(host, vf, conf)
+            mtu = find_userspace_mtu(vf, pf, conf)
         else:
             check_untied(host, vf, link)
-            check_way(host, vf, conf, pod)
-        record = self._new_record(host, vf, link, conf, request, pod)
+            check_way(vf, pf, conf, pod)
+        home = None if found is None else describe_home(*found)
+        record = self._new_record(vf, home, settings, conf, request, pod)
         self._store.write(record)
         try:
             kernel.trace("record")
@@ -213,14 +226,12 @@ class Attachments:
         patience = min(time.monotonic() + HANDED_BACK, until)
         _try(partial(self._custody.release, record, call.netns_fd, patience, kept), error)
 
-    def _new_record(self, host: Links, vf: Vf, link: Link | None, conf: NetConf, request: Request,
+    def _new_record(self, vf: Vf, home: HomeLink | None, settings: VfSettings, conf: NetConf, request: Request,
                     pod: Pod) -> Record:
         kernel = self._kernel
-        settings = kernel.settings(host, vf)
         marked = self._custody.is_marked(vf.address, settings.mac)
         by_admin = (vf.order is MacOrder.NETDEV_FIRST and settings.mac not in (None, MacAddress.ZERO)
                     and (marked or kernel.sysfs.has_permanent_mac(vf.address)))
-        home = None if link is None else look_at_home(host, link)
         owner = Owner(container_id=request.container_id, ifname=request.ifname, network=conf.network,
                       netns=request.netns, cookie=pod.links.cookie,
                       file_system=find_file_system(request.netns, pod.netns_fd),

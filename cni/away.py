@@ -12,6 +12,7 @@ from cni.netns import set_up_ipv6
 from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
+from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, VfSettings, is_userspace, printable
 
@@ -25,29 +26,33 @@ class Pod:
     ifname: str
 
 
-def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None) -> Link | None:
+def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None) -> tuple[Link, LinkTraits] | None:
     """The VF's netdev on the host, once udev is done with it; None for a VF driven from user space.
 
     `came_home` is what this process brought home last: that has been through udev.
     """
-    _check_supported(kernel, host, vf)
     driver = kernel.sysfs.read_driver(vf.address)
     if driver is None:
         raise Refused(f"{vf} has no driver", hint="its pool's `driver` says which one it shall have")
     if is_userspace(driver):
         return None
-    link = kernel.find_link(host, vf.address)
-    if link is None:
+    found = kernel.inspect_link(host, vf.address)
+    if found is not None and not _is_as_it_came(found[0], came_home) and kernel.settle(found[0].index):
+        found = kernel.inspect_link(host, vf.address)
+    if found is None:
         raise Refused(f"the netdev of {vf} is not on the host: it is in another network namespace, and not "
                       "by this agent")
-    if came_home is not None and (came_home.index, came_home.name) == (link.index, link.name):
-        return link          # udev keeps a name that was given
-    return kernel.find_link(host, vf.address) if kernel.settle(link.index) else link
+    return found
 
 
-def _check_supported(kernel: Kernel, host: Links, vf: Vf) -> None:
-    pf = host.find(vf.pf_index)
-    if pf is not None and pf.kind != "ether":
+def _is_as_it_came(link: Link, came_home: Link | None) -> bool:
+    """udev keeps a name that was given."""
+    return came_home is not None and (came_home.index, came_home.name) == (link.index, link.name)
+
+
+def check_supported(kernel: Kernel, vf: Vf, pf: Link) -> None:
+    """Refuse a PF whose VFs would not work in a pod."""
+    if pf.kind != "ether":
         raise Refused(f"{vf} is of a PF with link type {pf.kind}: only ether is supported so far")
     mode = kernel.eswitch_mode(vf.pf)
     if mode not in (None, "legacy"):
@@ -65,25 +70,22 @@ def check_untied(host: Links, vf: Vf, link: Link) -> None:
                       hint=f"ip link set {printable(link.name)} nomaster, or leave the VF out of the pools")
 
 
-def find_userspace_mtu(host: Links, vf: Vf, conf: NetConf) -> int | None:
+def find_userspace_mtu(vf: Vf, pf: Link, conf: NetConf) -> int:
     """The MTU that the application of a VF without a netdev may use; refuse what such a VF cannot have."""
     if conf.asks_inside:
         raise Refused(f"ipam.type: {conf.ipam} asks through the pod's interface, and {vf} has none: it is driven "
                       "from user space")
-    pf = host.find(vf.pf_index)
-    if conf.mtu is not None and pf is not None and conf.mtu > pf.mtu:
+    if conf.mtu is not None and conf.mtu > pf.mtu:
         raise Refused(f"mtu: {conf.mtu} is more than {vf.pf_name} carries, which has {pf.mtu}",
                       hint=f"raise `mtu` of {vf.pf_name} in the pool file")
-    return conf.mtu or (None if pf is None else pf.mtu)
+    return conf.mtu or pf.mtu
 
 
-def check_way(host: Links, vf: Vf, conf: NetConf, pod: Pod) -> None:
+def check_way(vf: Vf, pf: Link, conf: NetConf, pod: Pod) -> None:
     """Refuse before any change what would end half way: a PF that is down, a name that is taken."""
     # A netdev's MAC goes by the PF's mailbox, and a PF that is down reads none.
-    if conf.mac is not None and vf.order is MacOrder.NETDEV_FIRST:
-        pf = host.find(vf.pf_index)
-        if pf is None or not pf.up:
-            raise HostError(f"cannot set a MAC on {vf}: its PF is down", hint=f"ip link set {vf.pf_name} up")
+    if conf.mac is not None and vf.order is MacOrder.NETDEV_FIRST and not pf.up:
+        raise HostError(f"cannot set a MAC on {vf}: its PF is down", hint=f"ip link set {vf.pf_name} up")
     taken = pod.links.find(pod.ifname)
     if taken is not None:
         raise Refused(f"CNI_IFNAME: the pod already has an interface {pod.ifname} "

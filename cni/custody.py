@@ -219,7 +219,7 @@ class Custody:
             self.pay(attachment, OWNER_GRACE)
 
     def _look(self, record: Record, *, exact: bool) -> Sight:
-        """As `look_at`, which needs a thread and a socket."""
+        """As `look_at`, which needs a socket in that namespace."""
         owner, now = record.owner, time.monotonic()
         place = find_place(owner.netns)
         known, where, until = self._verified.get(record.vf, (None, None, 0.0))

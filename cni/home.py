@@ -20,7 +20,7 @@ from cni.record import HomeLink, Record
 from cni.sighting import Place, find, look
 from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings, plan_rebind
 from sriov.errors import Gone, HostError, InputError
-from sriov.host.linkinfo import encode_traits
+from sriov.host.linkinfo import LinkTraits, encode_traits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace, printable
 
@@ -55,13 +55,9 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     return link
 
 
-def look_at_home(host: Links, link: Link) -> HomeLink:
-    """How a VF's netdev is on the host; raise Gone where it is there no more."""
-    found = host.inspect(link.index)
-    if found is None:
-        raise Gone(f"{printable(link.name)} is gone from the host")
-    now, traits = found
-    return HomeLink(name=now.name, mac=now.mac, mtu=now.mtu, up=now.up, traits=traits)
+def describe_home(link: Link, traits: LinkTraits) -> HomeLink:
+    """What a record keeps of a VF's netdev on the host."""
+    return HomeLink(name=link.name, mac=link.mac, mtu=link.mtu, up=link.up, traits=traits)
 
 
 def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink,
@@ -98,8 +94,9 @@ def _can_rebind(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:
     """Whether a new netdev may be better: not where the name at home is another link's, nor with a PF that is down,
     which answers no VF's driver.
     """
-    named, own = host.find(home.name), kernel.find_link(host, vf.address)
-    return _is_up(host, vf) and (named is None or (own is not None and own.index == named.index))
+    pf, named, own = host.find(vf.pf_index), host.find(home.name), kernel.find_link(host, vf.address)
+    return (pf is not None and pf.up
+            and (named is None or (own is not None and own.index == named.index)))
 
 
 def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink, pod: Links | None,
@@ -264,20 +261,15 @@ def _is_in_the_way(error: HostError, host: Links, vf: Vf, home: HomeLink) -> boo
 
 
 def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:
-    current = kernel.settings(host, vf)
+    pf, current = kernel.inspect_vf(host, vf)
     changes = plan_home_settings(vf.order, record.baseline, current)
     if changes is not None:
         kernel.set_vf(host, vf, changes)
-        current = kernel.settings(host, vf)
+        pf, current = kernel.inspect_vf(host, vf)
     wanted = record.baseline.settings
-    if vf.order is MacOrder.NETDEV_FIRST and record.baseline.link is not None and not _is_up(host, vf):
+    if vf.order is MacOrder.NETDEV_FIRST and record.baseline.link is not None and not pf.up:
         # The PF learns the netdev's MAC from its mailbox, when it is up again.
         wanted = dataclasses.replace(wanted, mac=None)
     left = difference(wanted, current)
     if left is not None:
         raise HostError(f"{vf}: its settings are not as they were: {left} differ")
-
-
-def _is_up(host: Links, vf: Vf) -> bool:
-    pf = host.find(vf.pf_index)
-    return pf is not None and pf.up

@@ -8,12 +8,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cni.queue import ChangeQueue
 from cni.steps import MacOrder, mac_order
 from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
+from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable
@@ -71,20 +73,34 @@ class Kernel:
 
     def eswitch_mode(self, pf: PciAddress) -> str | None:
         """As Devlink.eswitch_mode."""
-        with Devlink.open() as devlink:
+        with Devlink.open(self._devlink_family) as devlink:
             return devlink.eswitch_mode(pf)
+
+    @cached_property
+    def _devlink_family(self) -> int | None:
+        with Devlink.open() as devlink:
+            return devlink.family
 
     def find_link(self, host: Links, address: PciAddress) -> Link | None:
         """The device's netdev on the host, under whatever name."""
         netdev = self.sysfs.find_netdev(address)
         return None if netdev is None else host.find(netdev[1])
 
-    def settings(self, host: Links, vf: Vf) -> VfSettings:
-        """What the PF enforces on the VF now."""
-        found = host.vf_settings(vf.pf_index).get(vf.index)
+    def inspect_link(self, host: Links, address: PciAddress) -> tuple[Link, LinkTraits] | None:
+        """As `find_link`, with all that stays on the link when it moves to another namespace."""
+        netdev = self.sysfs.find_netdev(address)
+        return None if netdev is None else host.inspect(netdev[1])
+
+    def inspect_vf(self, host: Links, vf: Vf) -> tuple[Link, VfSettings]:
+        """The PF's netdev, and what it enforces on the VF now: one message says both."""
+        found = host.inspect_vf(vf.pf_index, vf.index)
         if found is None:
             raise HostError(f"{vf}: the PF's driver does not report its VFs")
         return found
+
+    def settings(self, host: Links, vf: Vf) -> VfSettings:
+        """What the PF enforces on the VF now."""
+        return self.inspect_vf(host, vf)[1]
 
     def set_mac(self, links: Links, vf: Vf, index: int, mac: MacAddress) -> None:
         """Set the MAC of netdev `index` and its link up: the kernel tells the driver of a MAC that the netdev

@@ -65,8 +65,8 @@ def _say(what: str, expected: object, found: object) -> str:
 def find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float) -> Place:
     """Where the VF's netdev is: on the host or in the pod; waits for the kernel to take a namespace down."""
     while True:
-        link = kernel.find_link(host, vf.address)
-        found = None if link is None else look(host, link.index)
+        on_host = kernel.inspect_link(host, vf.address)
+        found = None if on_host is None else Place(links=host, link=on_host[0], traits=on_host[1])
         if found is None and pod is not None:
             found = _look_in_pod(pod, vf)
         if found is not None:
@@ -77,14 +77,11 @@ def find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float
         time.sleep(_POLL)
 
 
-def look(links: Links, key: int | str, above: tuple[Link, ...] = ()) -> Place | None:
+def look(links: Links, key: int | str) -> Place | None:
     found = links.inspect(key)
-    return None if found is None else Place(links=links, link=found[0], traits=found[1], above=above)
+    return None if found is None else Place(links=links, link=found[0], traits=found[1])
 
 
 def _look_in_pod(pod: Links, vf: Vf) -> Place | None:
-    links = pod.dump()
-    link = next((link for link in links if link.pci == vf.address), None)
-    if link is None:
-        return None
-    return look(pod, link.index, tuple(other for other in links if other.lower == link.index))
+    found = pod.inspect_pci(vf.address)
+    return None if found is None else Place(links=pod, link=found[0], traits=found[1], above=found[2])

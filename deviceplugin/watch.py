@@ -8,15 +8,16 @@ from collections.abc import Callable
 from sriov.host.netlink import LinkEvents
 from sriov.host.udev import Uevents
 
-NETDEV_REST = 2.0          # seconds from a scan that a netdev's event asked for to the next
+NETDEV_PAUSE = 0.5         # seconds from a netdev's event to the look that it asks for
+NETDEV_REST = 2.0          # seconds from such a look to the next
 
 
 class KernelWatch:
     """Calls `changed` on kernel uevents and link messages, on the event loop, for as long as the context lasts.
 
     A PCI function that comes, goes, or changes its driver matters at once. A netdev that moves or is set up
-    says nothing about a VF's health, and each ADD and DEL makes several such events: after the first, the next
-    is looked at NETDEV_REST later.
+    says nothing about a VF's health, and each ADD and DEL makes several such events: a look at the first one would
+    compete with the very call that made it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
@@ -26,6 +27,7 @@ class KernelWatch:
         self._netdevs = Uevents("net")
         self._links = LinkEvents()
         self._due: asyncio.TimerHandle | None = None
+        self._rested = 0.0         # loop.time() from which on netdevs may be looked at
 
     def __enter__(self) -> None:
         self._loop.add_reader(self._pci.fileno(), self._on_pci)
@@ -45,16 +47,16 @@ class KernelWatch:
     def _listen(self) -> None:
         for source in (self._netdevs, self._links):
             source.drain()
-            self._loop.add_reader(source.fileno(), self._rest)
+            self._loop.add_reader(source.fileno(), self._on_netdev)
 
-    def _rest(self) -> None:
+    def _on_netdev(self) -> None:
         if not any(source.drain() for source in (self._netdevs, self._links)):
             return
         for source in (self._netdevs, self._links):
             self._loop.remove_reader(source.fileno())
-        self._due = self._loop.call_later(NETDEV_REST, self._fire)
-        self._changed()
+        self._due = self._loop.call_at(max(self._loop.time() + NETDEV_PAUSE, self._rested), self._look)
 
-    def _fire(self) -> None:
+    def _look(self) -> None:
+        self._rested = self._loop.time() + NETDEV_REST
         self._listen()
         self._changed()

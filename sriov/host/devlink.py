@@ -33,22 +33,23 @@ _PACKAGE = "fw.app.name"                    # Documentation/networking/devlink/d
 class Devlink:
     """The devlink family of generic netlink on `sock` (AF_NETLINK, NETLINK_GENERIC).
 
-    Every method raises HostError with the kernel's errno and words.
+    `family` is its number, the same for all of a boot: None where the kernel has no devlink; whoever makes one may
+    know it from before. Every method raises HostError with the kernel's errno and words.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, family: int | None = None) -> None:
         self._socket = NetlinkSocket(sock)
-        self._family = self._find_family()
+        self.family = self._find_family() if family is None else family
 
     @classmethod
-    def open(cls) -> Devlink:
+    def open(cls, family: int | None = None) -> Devlink:
         """devlink of the calling thread's own network namespace; raises HostError."""
         try:
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
         except OSError as error:
             raise HostError("cannot open a generic netlink socket", errno=error.errno or 0) from None
         try:
-            return cls(sock)
+            return cls(sock, family)
         except BaseException:
             sock.close()
             raise
@@ -81,13 +82,13 @@ class Devlink:
         if number is None:
             raise InputError(f"expected an eswitch mode of {', '.join(_ESWITCH_MODES.values())}, got {mode!r}")
         what = f"set eswitch mode {mode} of {address}"
-        if self._family is None:
+        if self.family is None:
             raise Refused(f"cannot {what}: this kernel has no devlink")
         body = _GENERIC_HEADER.pack(_CMD_ESWITCH_SET, _VERSION, 0)
         body += text_attribute(_ATTR_BUS_NAME, "pci") + text_attribute(_ATTR_DEV_NAME, address)
         body += _MODE_ATTRIBUTE.pack(6, _ATTR_ESWITCH_MODE, number)
         try:
-            self._socket.change(self._family, body, what)
+            self._socket.change(self.family, body, what)
         except Gone:
             raise Refused(f"cannot {what}: its driver does not register with devlink") from None
         except HostError as error:
@@ -107,12 +108,12 @@ class Devlink:
 
     def _ask(self, command: int, address: PciAddress, what: str) -> bytes | None:
         """The attributes that the kernel answers with; None where there is nobody to ask."""
-        if self._family is None:
+        if self.family is None:
             return None
         body = _GENERIC_HEADER.pack(command, _VERSION, 0)
         body += text_attribute(_ATTR_BUS_NAME, "pci") + text_attribute(_ATTR_DEV_NAME, address)
         try:
-            return self._socket.get(self._family, body, what)[HEADER.size + _GENERIC_HEADER.size :]
+            return self._socket.get(self.family, body, what)[HEADER.size + _GENERIC_HEADER.size :]
         except Gone:                        # the device has no devlink instance
             return None
         except HostError as error:

@@ -124,15 +124,8 @@ def encode_traits(changes: LinkTraits) -> bytes:
 
 def encode_altnames(altnames: Iterable[str]) -> bytes:
     """The attribute that names them in RTM_NEWLINKPROP and RTM_DELLINKPROP."""
-    return attribute(_IFLA_PROP_LIST, b"".join(encode_altname(name) for name in altnames), nested=True)
-
-
-def encode_altname(name: str) -> bytes:
-    return text_attribute(_IFLA_ALT_IFNAME, name)
-
-
-def encode_name(name: str) -> bytes:
-    return text_attribute(_IFLA_IFNAME, name)
+    names = b"".join(text_attribute(_IFLA_ALT_IFNAME, name) for name in altnames)
+    return attribute(_IFLA_PROP_LIST, names, nested=True)
 
 
 def encode_program(mode: int, descriptor: int) -> bytes:
@@ -178,6 +171,17 @@ def decode_vf_settings(raw: bytes) -> Iterator[tuple[int, VfSettings]]:
             return
         if (found := _vf_settings(info)) is not None:
             yield found
+
+
+def decode_settings_of(raw: bytes, vf: int) -> VfSettings | None:
+    """Settings of one VF in such a message; None where it says nothing of it."""
+    for kind, info in attributes(find_value(raw[_LINK_ATTRIBUTES:], _IFLA_VFINFO_LIST)):
+        if kind != _IFLA_VF_INFO:
+            return None
+        mac = find_value(info, _IFLA_VF_MAC)        # begins with the VF's index
+        if mac[:4] == struct.pack("=I", vf) and (found := _vf_settings(info)) is not None and found[0] == vf:
+            return found[1]
+    return None
 
 
 def _vf_settings(raw: bytes) -> tuple[int, VfSettings] | None:

@@ -1,6 +1,6 @@
 """Routing netlink of one network namespace: links, VF attributes, addresses, routes.
 
-pyroute2 encodes what is sent. One request at a time: give each thread its own.
+pyroute2 encodes addresses and routes; for links it takes too long. One request at a time: give each thread its own.
 Source: linux/rtnetlink.h, linux/if_link.h.
 """
 
@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from sriov.errors import Gone, HostError
@@ -28,15 +27,14 @@ from sriov.host.linkinfo import (
     SETTABLE_FLAGS,
     LinkTraits,
     decode_link,
+    decode_settings_of,
     decode_traits,
     decode_vf_settings,
-    encode_altname,
     encode_altnames,
-    encode_name,
     encode_program,
     encode_traits,
 )
-from sriov.host.nlattr import HEADER, Attributes, attribute
+from sriov.host.nlattr import HEADER, Attributes, attribute, text_attribute
 from sriov.host.nlsocket import NetlinkSocket
 from sriov.host.routes import Address, LinkRoute, Route, RouteOptions
 from sriov.host.vfinfo import encode_vf_changes
@@ -56,6 +54,9 @@ _IFA_F_OPTIMISTIC = 0x04
 _RT_TABLE_UNSPEC = 0
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 _NO_OPTIONS = RouteOptions()
+_IFINFO = struct.Struct("=BxHiII")      # struct ifinfomsg: family, type, index, flags, mask of flags
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_NET_NS_FD = 1, 3, 4, 10, 28
+_IFLA_EXT_MASK, _IFLA_ALT_IFNAME = 29, 53
 # struct ifaddrmsg, rtmsg and nhmsg of a dump of all families.
 _ALL_ADDRESSES, _ALL_ROUTES, _ALL_NEXTHOPS = bytes(8), bytes(12), bytes(8)
 
@@ -108,8 +109,7 @@ class Links:
 
     def dump(self) -> tuple[Link, ...]:
         """All links, without VF lists: those cost a driver call per VF under the kernel's lock."""
-        body = _get_link_body(0, _RTEXT_FILTER_SKIP_STATS)
-        return tuple(decode_link(raw) for raw in self._socket.dump(_RTM_GETLINK, body, "list links"))
+        return tuple(map(decode_link, self._dump()))
 
     def find(self, key: int | str) -> Link | None:
         """The link with this index, or this name or altname; None where there is none."""
@@ -121,16 +121,16 @@ class Links:
         where they cannot be read.
         """
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
-        if raw is None:
-            return None
-        link = decode_link(raw)
-        at = self._socket.fileno(), link.name
-        try:
-            return link, replace(decode_traits(raw), features=ethtool.read_features(*at),
-                                 rings=ethtool.read_rings(*at), coalescing=ethtool.read_coalescing(*at))
-        except (Gone, HostError) as error:       # they are asked by name: it may have another by now
-            log.info("link %d: %s", link.index, error)
-            return link, decode_traits(raw)
+        return None if raw is None else self._with_traits(decode_link(raw), raw)
+
+    def inspect_pci(self, address: PciAddress) -> tuple[Link, LinkTraits, tuple[Link, ...]] | None:
+        """The netdev of this PCI function as `inspect` has it, whatever it is called, and what stands on it."""
+        dumped = [(decode_link(raw), raw) for raw in self._dump()]
+        for link, raw in dumped:
+            if link.pci == address:
+                above = tuple(other for other, _ in dumped if other.lower == link.index)
+                return *self._with_traits(link, raw), above
+        return None
 
     def find_pci(self, address: PciAddress) -> Link | None:
         """The netdev of this PCI function, whatever it is called."""
@@ -145,28 +145,22 @@ class Links:
         group, name, alias, flags, master and the others in this order, and stops at the first that fails with
         the earlier ones done: look again after an error.
         """
-        attrs: list[tuple[str, Any]] = []
-        if netns_fd is not None:
-            attrs.append(("IFLA_NET_NS_FD", netns_fd))
+        attrs = [attribute(kind, struct.pack("=I", value)) for kind, value in (
+            (_IFLA_NET_NS_FD, netns_fd), (_IFLA_MTU, mtu), (_IFLA_MASTER, master)) if value is not None]
+        if name is not None:
+            attrs.append(text_attribute(_IFLA_IFNAME, name))
         if mac is not None:
-            attrs.append(("IFLA_ADDRESS", mac))
-        if mtu is not None:
-            attrs.append(("IFLA_MTU", mtu))
-        if master is not None:
-            attrs.append(("IFLA_MASTER", master))
-        message = _link_message(index, attrs)
-        if up is not None:
-            message["flags"], message["change"] = IFF_UP if up else 0, IFF_UP
-        if traits is not None and traits.flags is not None:
-            message["flags"] |= traits.flags
-            message["change"] |= SETTABLE_FLAGS
-        extra = b"" if name is None else encode_name(name)
-        extra += b"" if traits is None else encode_traits(traits)
-        self._socket.change(_RTM_NEWLINK, _body(message) + extra, what)
+            attrs.append(attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))))
+        flags, mask = IFF_UP if up else 0, 0 if up is None else IFF_UP
+        if traits is not None:
+            attrs.append(encode_traits(traits))
+            if traits.flags is not None:
+                flags, mask = flags | traits.flags, mask | SETTABLE_FLAGS
+        self._socket.change(_RTM_NEWLINK, _IFINFO.pack(0, 0, index, flags, mask) + b"".join(attrs), what)
 
     def delete(self, index: int, what: str) -> None:
         """Delete a link that the kernel made of something: a VLAN's, a macvlan's."""
-        self._socket.change(_RTM_DELLINK, _body(_link_message(index)), what)
+        self._socket.change(_RTM_DELLINK, _link_message(index), what)
 
     def add_altnames(self, index: int, altnames: Collection[str]) -> None:
         self._change_altnames(_RTM_NEWLINKPROP, index, altnames, "add")
@@ -177,7 +171,7 @@ class Links:
     def _change_altnames(self, kind: int, index: int, altnames: Collection[str], verb: str) -> None:
         """Stops at the first that cannot be done, with the earlier ones done."""
         shown = ", ".join(f"'{printable(name)}'" for name in altnames)
-        self._socket.change(kind, _body(_link_message(index)) + encode_altnames(altnames),
+        self._socket.change(kind, _link_message(index, encode_altnames(altnames)),
                             f"{verb} the altnames {shown}")
 
     def tune(self, name: str, traits: LinkTraits) -> None:
@@ -193,7 +187,7 @@ class Links:
     def attach_program(self, index: int, mode: int, descriptor: int) -> None:
         """Attach an XDP program in mode XDP_FLAGS_*_MODE; descriptor -1 takes off the one that is there."""
         what = f"{'attach' if descriptor >= 0 else 'take off'} the XDP program of link {index}"
-        self._socket.change(_RTM_SETLINK, _body(_link_message(index)) + encode_program(mode, descriptor), what)
+        self._socket.change(_RTM_SETLINK, _link_message(index, encode_program(mode, descriptor)), what)
 
     # -- what a PF enforces on its VFs -----------------------------------------------------------------
 
@@ -203,15 +197,14 @@ class Links:
         It does so of all of them where they are too many for one attribute (EMSGSIZE), and there is no other way
         to ask.
         """
-        try:
-            message = self._get_link(pf_index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
-        except HostError as error:
-            if error.errno == errno.EMSGSIZE:
-                return {}
-            raise
-        if message is None:
-            raise Gone(f"cannot read VF attributes: there is no link {pf_index}")
-        return dict(decode_vf_settings(message))
+        message = self._get_pf(pf_index)
+        return {} if message is None else dict(decode_vf_settings(message))
+
+    def inspect_vf(self, pf_index: int, vf: int) -> tuple[Link, VfSettings] | None:
+        """PF `pf_index` itself, and what it enforces on VF `vf`; None where the kernel keeps that back."""
+        message = self._get_pf(pf_index)
+        settings = None if message is None else decode_settings_of(message, vf)
+        return None if message is None or settings is None else (decode_link(message), settings)
 
     def set_vf(self, pf_index: int, vf: int, changes: VfSettings, what: str) -> None:
         """Set what is not None in `changes` on VF `vf`, in one message.
@@ -219,8 +212,7 @@ class Links:
         The kernel (do_setvfinfo) takes MAC, VLAN, rate, spoofchk, link state, trust in this order and stops
         at the first that fails with the earlier ones done.
         """
-        body = _body(_link_message(pf_index)) + encode_vf_changes(vf, changes)
-        self._socket.change(_RTM_SETLINK, body, what)
+        self._socket.change(_RTM_SETLINK, _link_message(pf_index, encode_vf_changes(vf, changes)), what)
 
     # -- addresses and routes ----------------------------------------------------------------------------
 
@@ -284,6 +276,31 @@ class Links:
                        for route in decoded]
         return tuple(decoded)
 
+    def _dump(self) -> list[bytes]:
+        return self._socket.dump(_RTM_GETLINK, _get_link_body(0, _RTEXT_FILTER_SKIP_STATS), "list links")
+
+    def _with_traits(self, link: Link, raw: bytes) -> tuple[Link, LinkTraits]:
+        """`raw` is the message that `link` was decoded from."""
+        traits, at = decode_traits(raw), (self._socket.fileno(), link.name)
+        try:
+            return link, replace(traits, features=ethtool.read_features(*at), rings=ethtool.read_rings(*at),
+                                 coalescing=ethtool.read_coalescing(*at))
+        except (Gone, HostError) as error:       # they are asked by name: it may have another by now
+            log.info("link %d: %s", link.index, error)
+            return link, traits
+
+    def _get_pf(self, index: int) -> bytes | None:
+        """The message about a PF with all of its VFs; None where these are too many for one."""
+        try:
+            message = self._get_link(index, _RTEXT_FILTER_VF | _RTEXT_FILTER_SKIP_STATS)
+        except HostError as error:
+            if error.errno == errno.EMSGSIZE:
+                return None
+            raise
+        if message is None:
+            raise Gone(f"cannot read VF attributes: there is no link {index}")
+        return message
+
     def _get_link(self, key: int | str, mask: int) -> bytes | None:
         try:
             return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {printable(str(key))}")
@@ -324,11 +341,11 @@ class LinkEvents:
 
 @lru_cache(256)
 def _get_link_body(key: int | str, mask: int) -> bytes:
-    attrs: list[tuple[str, Any]] = [("IFLA_EXT_MASK", mask)]
+    wanted = attribute(_IFLA_EXT_MASK, struct.pack("=I", mask))
     if isinstance(key, int):
-        return _body(_link_message(key, attrs))
+        return _link_message(key, wanted)
     # IFLA_IFNAME holds 15 characters; IFLA_ALT_IFNAME finds names and altnames of any length.
-    return _body(_link_message(0, attrs)) + encode_altname(key)
+    return _link_message(0, wanted + text_attribute(_IFLA_ALT_IFNAME, key))
 
 
 def _decode_nsid(raw: bytes) -> int:
@@ -343,11 +360,8 @@ def _body(message: Any) -> bytes:
     return bytes(message.data[HEADER.size :])
 
 
-def _link_message(index: int = 0, attrs: Sequence[tuple[str, Any]] = ()) -> Any:
-    message = ifinfmsg()
-    message["index"] = index
-    message["attrs"] = list(attrs)
-    return message
+def _link_message(index: int, attrs: bytes = b"") -> bytes:
+    return _IFINFO.pack(0, 0, index, 0, 0) + attrs
 
 
 def _family(address: IPv4Interface | IPv6Interface | IPv4Network | IPv6Network) -> int:

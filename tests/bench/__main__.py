@@ -20,9 +20,9 @@ def main() -> int:
     }
     if (reason := unavailable("lab")) is None:
         lab, guest = [*here, "tests.lab", "run"], ["--", "python3", "-u", "-m"]
-        commands["ADD and DEL on emulated VFs, in the lab"] = [*lab, *guest, "tests.bench.attach"]
-        pfs = ",".join(str(-1 if pf.numa_node is None else pf.numa_node) for pf in FULL.pfs)
-        commands["all VFs of 8 emulated PFs, in the lab"] = [*lab, "--pfs", pfs, *guest, "tests.bench.provision"]
+        full = ["--pfs", ",".join(str(-1 if pf.numa_node is None else pf.numa_node) for pf in FULL.pfs)]
+        commands["ADD and DEL on emulated VFs, in the lab"] = [*lab, *full, *guest, "tests.bench.attach"]
+        commands["all VFs of 8 emulated PFs, in the lab"] = [*lab, *full, *guest, "tests.bench.provision"]
     status = 0
     for title, command in commands.items():
         sys.stdout.write(f"\n== {title}\n")

@@ -1,190 +1,199 @@
 """ADD and DEL on real VFs beside the bare kernel operations and, where VFPOOL_PEERS has it, sriov-cni.
 
-`python -m tests.bench.attach [rounds]`, inside the lab. All of a case take turns on the same VFs in one run. The
-floor is the netlink messages that the driver needs and the reads that verify them, and nothing else, from one
-process that has sockets and descriptors open.
+`python -m tests.bench.attach [rounds]`, inside a lab machine with 8 PFs. In each table all take turns on the same
+VFs. Our agent runs all the while, and looks at the node after anybody's changes.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-from cni.netns import links_in, open_netns
-from sriov.host.netlink import Links
-from sriov.model import Link, VfSettings, VirtualFunction
+from sriov.model import PhysicalFunction, VirtualFunction
 from sriov.pci import MacAddress
-from tests.bench.turns import show, timed
-from tests.support import node
-from tests.support.node import Agent, Cni, config, netns
-
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
-MAC = MacAddress("02:00:00:00:00:01")
-AT_ONCE = 7        # VFs of each of two PFs
-
-Pair = tuple[Callable[[], None], Callable[[], None]]     # one ADD and its DEL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    name: str
-    keys: dict[str, Any]
-    untrusted_mac: bool = False        # sriov-cni fails here on igb
-
-
-CASES = (
-    Case(name="VLAN", keys={"vlan": 100}),
-    Case(name="VLAN + MAC + trust", keys={"vlan": 100, "mac": MAC, "trust": "on"}),
-    Case(name="VLAN + MAC, untrusted", keys={"vlan": 100, "mac": MAC}, untrusted_mac=True),
+from tests.bench.contest import (
+    CASES,
+    FLOOR,
+    LIKE_FOR_LIKE,
+    OURS,
+    PEER,
+    POOLS,
+    UNTRUSTED,
+    Case,
+    Contestant,
+    contest,
+    find_peer,
+    take_turns,
 )
+from tests.bench.messages import count_requests
+from tests.bench.turns import show, timed
+from tests.lab.topology import VFS_PER_PF
+from tests.support import node
+from tests.support.node import Agent, Cni
+
+GROWTH = (1, 3, 5, VFS_PER_PF)
+Vfs = Sequence[VirtualFunction]
+
+INTRODUCTION = f"""\
+{FLOOR}: the netlink messages that the driver needs and the reads that verify them, from one process that has
+sockets and descriptors open. {OURS}: the executable and the agent. {PEER}: its executable. Milliseconds; `both` is
+an ADD's p50 and a DEL's, and the ratios are of that."""
 
 
-class Floor:
-    """The messages themselves, by the same encoder."""
-
-    def __init__(self, host: Links, host_fd: int, pod: Links, pod_fd: int, vf: VirtualFunction, case: Case) -> None:
-        pf = next(pf for pf in node.pfs() if pf.address == vf.pf)
-        assert pf.link is not None
-        assert vf.link is not None
-        self._host, self._host_fd, self._pod, self._pod_fd = host, host_fd, pod, pod_fd
-        self._pf, self._vf, self._link, self._case = pf.link.index, vf.index, vf.link, case
-        self._mac = case.keys.get("mac")
-        self._trust = {"on": True}.get(case.keys.get("trust", ""))
-
-    def add(self) -> None:
-        self._host.find(self._link.index)
-        self._host.vf_settings(self._pf)
-        self._set(mac=MacAddress.ZERO if self._mac else None, vlan=100, vlan_qos=0, trust=self._trust)
-        self._host.change(self._link.index, "move", netns_fd=self._pod_fd, name="net1", mac=self._mac, up=True)
-        if self._mac:
-            self._set(mac=self._mac)
-        self._host.vf_settings(self._pf)
-        self._pod.find("net1")
-
-    def delete(self) -> None:
-        link: Link | None = self._pod.find("net1")
-        assert link is not None
-        if self._mac:
-            self._set(mac=MacAddress.ZERO)
-            self._pod.change(link.index, "mac", mac=self._link.mac, up=True)
-        self._pod.change(link.index, "move", netns_fd=self._host_fd, name=self._link.name, up=False)
-        self._set(vlan=0, vlan_qos=0, trust=False if self._trust else None)
-        self._host.find(self._link.index)
-        self._host.vf_settings(self._pf)
-
-    def _set(self, **settings: Any) -> None:
-        self._host.set_vf(self._pf, self._vf, VfSettings(**settings), "set")
-
-
-def cni_pair(cni: Cni, vf: VirtualFunction, pod: str, keys: dict[str, Any]) -> Pair:
-    conf = config(vf.address, **keys)
-    return lambda: add(cni, conf, pod), lambda: cni.delete(conf, Path(pod).name, pod)
-
-
-def add(cni: Cni, conf: dict[str, Any], pod: str) -> None:
-    cni.add(conf, Path(pod).name, pod)
+def run_alone(cni: Cni, vfs: Vfs, agent: int, rounds: int) -> None:
+    show(f"\nOne at a time, on a PF with {len(vfs)} VFs, {rounds} of each; requests: reads and changes by "
+         "netlink, ioctls of ethtool")
+    show(f"{'':35}{'ADD p50':>9}{'max':>8}{'DEL p50':>9}{'max':>8}{'both':>8}{'x floor':>9}{f'x {PEER}':>13}"
+         f"{'ADD requests':>15}{'DEL requests':>15}")
+    for case in CASES:
+        with prepared(vfs[0], case) as vf, contest(cni, vf, case) as contestants:
+            take_turns(contestants, rounds)
+            lines = [f"{case.name:24}{each.name:11}{show_times(each)}{show_ratios(each, contestants)}"
+                     for each in contestants]
+            failed = [failures([each]) for each in contestants]
+            requests = [count_requests(each, agent) for each in contestants]
+        for line, (adding, deleting), note in zip(lines, requests, failed, strict=True):
+            show(f"{line}{adding!s:>15}{deleting!s:>15}{note}")
 
 
 @contextmanager
-def contestants(cni: Cni, vf: VirtualFunction, case: Case) -> Iterator[dict[str, Pair]]:
-    with netns() as pod, open_netns(pod) as pod_fd, open_netns("/proc/self/ns/net") as host_fd, \
-            Links.open() as host, links_in(pod_fd) as inside:
-        floor = Floor(host, host_fd, inside, pod_fd, vf, case)
-        found = {"floor": (floor.add, floor.delete), "vfpool": cni_pair(cni, vf, pod, case.keys)}
-        if (peer := find_peer()) is not None and not case.untrusted_mac:
-            found["sriov-cni"] = cni_pair(Cni(Path("/nonexistent"), (str(peer),)), vf, pod, case.keys)
-        yield found
+def prepared(vf: VirtualFunction, case: Case) -> Iterator[VirtualFunction]:
+    """The VF with the driver that the case is about."""
+    if not case.userspace:
+        yield vf
+        return
+    node.bind(vf, "vfio-pci")
+    try:
+        yield replace(vf, link=None)
+    finally:
+        node.bind(vf, None)
 
 
-def find_peer() -> Path | None:
-    folder = os.environ.get("VFPOOL_PEERS")
-    return Path(folder, "sriov") if folder and Path(folder, "sriov").exists() else None
+def run_growing(cni: Cni, pf: PhysicalFunction, rounds: int) -> None:
+    show(f"\n{LIKE_FOR_LIKE.name}, one at a time, by the VFs that the PF has, {rounds} of each; growth: of `both`, "
+         "from one VF")
+    show(f"{'VFs':>5}  {'':11}{'ADD p50':>9}{'max':>8}{'DEL p50':>9}{'max':>8}{'both':>8}{'x floor':>9}"
+         f"{f'x {PEER}':>13}{'growth':>8}")
+    first: dict[str, float] = {}
+    for count in GROWTH:
+        with contest(cni, node.make_vfs(pf, count)[0], LIKE_FOR_LIKE) as contestants:
+            take_turns(contestants, rounds)
+        for each in contestants:
+            growth = each.p50 / first.setdefault(each.name, each.p50)
+            show(f"{count:5}  {each.name:11}{show_times(each)}{show_ratios(each, contestants)}{growth:8.2f}")
 
 
-def run_case(cni: Cni, vfs: tuple[VirtualFunction, ...], case: Case, rounds: int) -> None:
-    adds: dict[str, list[float]] = {}
-    dels: dict[str, list[float]] = {}
-    for vf in vfs:
-        with contestants(cni, vf, case) as pairs:
-            for number in range(rounds + 1):
-                for name, (attach, detach) in pairs.items():
-                    attached, detached = timed(attach), timed(detach)
-                    if number:         # the first is a warm-up
-                        adds.setdefault(name, []).append(attached)
-                        dels.setdefault(name, []).append(detached)
-    floor = statistics.median(adds["floor"]) + statistics.median(dels["floor"])
-    peer = statistics.median(adds.get("sriov-cni", [0])) + statistics.median(dels.get("sriov-cni", [0]))
-    for name in adds:
-        both = statistics.median(adds[name]) + statistics.median(dels[name])
-        against = f"{both / peer:12.2f}" if peer else f"{'-':>12}"
-        show(f"{case.name:24}{name:11}{statistics.median(adds[name]):9.1f}{tail(adds[name]):9.1f}"
-             f"{statistics.median(dels[name]):9.1f}{tail(dels[name]):9.1f}{both / floor:9.2f}{against}")
+@dataclass(slots=True, kw_only=True)
+class Team:
+    """Contestants of one name, each with a VF of its own, so many of them at a time; walls in milliseconds."""
+
+    name: str
+    members: Sequence[Contestant]
+    width: int
+    adding: list[float] = field(default_factory=list)
+    deleting: list[float] = field(default_factory=list)
+
+    def turn(self, *, warm_up: bool) -> None:
+        """All ADDs, then all DELs."""
+        node.run("udevadm", "settle")
+        with ThreadPoolExecutor(self.width) as threads:
+            adding = timed(lambda: list(threads.map(Contestant.add, self.members)))
+            deleting = timed(lambda: list(threads.map(Contestant.delete, self.members)))
+        for member in self.members:
+            member.tidy()
+            if warm_up:
+                member.forget()
+        if not warm_up:
+            self.adding.append(adding)
+            self.deleting.append(deleting)
+
+    @property
+    def wall(self) -> float:
+        return median(self.adding) + median(self.deleting)
 
 
-def tail(values: list[float]) -> float:
-    return sorted(values)[int(0.99 * len(values))]
-
-
-def run_at_once(cni: Cni, vfs: tuple[VirtualFunction, ...], rounds: int) -> None:
-    """All at once through the executable, against the same one after another at the floor."""
-    case = CASES[2]
-    floors, ours = [], []
+def run_at_once(cni: Cni, vfs: Vfs, case: Case, rounds: int) -> None:
+    """The floor also one after another: the kernel's lock is one for all."""
+    pfs = len({vf.pf for vf in vfs})
+    show(f"\n{case.name}, {len(vfs)} VFs of {pfs} PFs, {rounds} times: all ADDs at once, then all DELs; wall: "
+         "until the last has ended")
     with ExitStack() as stack:
-        pods = [stack.enter_context(netns()) for _ in vfs]
-        pairs = [stack.enter_context(contestants(cni, vf, case))["floor"] for vf in vfs]
-        calls = [(config(vf.address, **case.keys | {"mac": f"02:00:00:00:01:{n:02x}"}), f"c{n}", pod)
-                 for n, (vf, pod) in enumerate(zip(vfs, pods, strict=True))]
-
-        def at_the_floor() -> None:
-            for attach, detach in pairs:
-                attach()
-                detach()
-
-        def at_once() -> None:
-            for command in ("ADD", "DEL"):
-                for process in [cni.start(command, *call) for call in calls]:
-                    cni.finish(process)
-
+        found: dict[str, list[Contestant]] = {}
+        for number, vf in enumerate(vfs):
+            own = replace(case, keys=case.keys | {"mac": MacAddress(f"02:00:00:00:01:{number:02x}")})
+            for each in stack.enter_context(contest(cni, vf, own)):
+                found.setdefault(each.name, []).append(each)
+        serial = [Contestant(name=each.name, attach=each.attach, detach=each.detach) for each in found[FLOOR]]
+        floor = Team(name="floor, one after another", members=serial, width=1)
+        teams = [floor, *(Team(name=f"{name}, all at once", members=members, width=len(vfs))
+                          for name, members in found.items())]
         for number in range(rounds + 1):
-            times = timed(at_the_floor), timed(at_once)
-            if number:
-                floors.append(times[0])
-                ours.append(times[1])
-    floor, wall = statistics.median(floors), statistics.median(ours)
-    show(f"\n{len(vfs)} ADD and DEL, VLAN + MAC, two PFs: one after another at the floor {floor:.0f} ms, "
-         f"at once through vfpool {wall:.0f} ms, ratio {wall / floor:.2f}")
+            for team in teams:
+                team.turn(warm_up=number == 0)
+    show(f"{'':26}{'ADD wall':>9}{'p50':>8}{'max':>8}{'DEL wall':>10}{'p50':>8}{'max':>8}{'both':>8}"
+         f"{'x floor':>9}")
+    for team in teams:
+        adds = [took for member in team.members for took in member.adds]
+        dels = [took for member in team.members for took in member.dels]
+        show(f"{team.name:26}{median(team.adding):9.0f}{median(adds):8.0f}{max(adds):8.0f}"
+             f"{median(team.deleting):10.0f}{median(dels):8.0f}{max(dels):8.0f}{team.wall:8.0f}"
+             f"{team.wall / floor.wall:9.2f}{failures(team.members)}")
 
 
-def main(rounds: int = 3) -> None:
+def main(rounds: int = 20) -> None:
     with tempfile.TemporaryDirectory() as folder:
         agent = Agent(Path(folder), POOLS, log_level="info")
         (agent.kubelet / "plugins_registry").mkdir(parents=True)      # as on a node
-        pfs = node.pfs()[:2]
-        vfs = tuple(vf for pf in pfs for vf in node.make_vfs(pf, AT_ONCE))
+        pfs = node.pfs()
+        pairs = [vf for pf in pfs for vf in node.make_vfs(pf, 2)]
         agent.start()
+        cni = Cni(agent.socket)
+        show(f"{INTRODUCTION}\nOf each call of an executable, {process_cost():.1f} are a process: "
+             "what /bin/true takes to start and end.")
+        if find_peer() is None:
+            show(f"{PEER} was not measured: VFPOOL_PEERS names no folder that has it")
         try:
-            show(f"{'milliseconds':35}{'ADD p50':>9}{'p99':>9}{'DEL p50':>9}{'p99':>9}{'x floor':>9}"
-                 f"{'x sriov-cni':>12}")
-            for case in CASES:
-                run_case(Cni(agent.socket), vfs[:AT_ONCE], case, rounds)
-            if find_peer() is None:
-                show("sriov-cni: not measured, VFPOOL_PEERS names no folder that has it")
-            run_at_once(Cni(agent.socket), vfs, rounds)
+            run_at_once(cni, pairs, LIKE_FOR_LIKE, max(rounds // 5, 1))
+            run_growing(cni, pfs[0], max(rounds // 2, 1))
+            vfs = node.make_vfs(pfs[0], VFS_PER_PF)
+            run_alone(cni, vfs, agent.pid, rounds)
+            run_at_once(cni, [*vfs, *node.make_vfs(pfs[1], VFS_PER_PF)], UNTRUSTED, max(rounds // 5, 1))
         finally:
             agent.stop()
+
+
+def process_cost() -> float:
+    """Milliseconds, of a process that does nothing."""
+    def start() -> None:
+        os.waitpid(os.posix_spawn("/bin/true", ["/bin/true"], {}), 0)
+
+    return median(timed(start) for _ in range(20))
+
+
+# ---- columns --------------------------------------------------------------------------------------------
+
+
+def show_times(contestant: Contestant) -> str:
+    return (f"{median(contestant.adds):9.1f}{max(contestant.adds):8.1f}"
+            f"{median(contestant.dels):9.1f}{max(contestant.dels):8.1f}{contestant.p50:8.1f}")
+
+
+def show_ratios(contestant: Contestant, contestants: Sequence[Contestant]) -> str:
+    p50 = {each.name: each.p50 for each in contestants}
+    return "".join(f"{contestant.p50 / p50[name]:{width}.2f}" if name in p50 else f"{'-':>{width}}"
+                   for name, width in ((FLOOR, 9), (PEER, 13)))
+
+
+def failures(contestants: Sequence[Contestant]) -> str:
+    failed = sum(each.failed for each in contestants)
+    return f"   {failed} of {sum(len(each.dels) for each in contestants)} DELs failed" if failed else ""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from cni.wire import SOCKET_PATH
-from tests.bench.attach import CASES, cni_pair
+from tests.bench.contest import CASES, cni_pair
 from tests.bench.turns import timed
 from tests.support.node import Cni, netns, pfs
 
@@ -22,7 +22,7 @@ def main(executable: str, address: str, rounds: int) -> None:
     (vf,) = [vf for pf in pfs() for vf in pf.vfs if vf.address == address]
     times: dict[str, dict[str, list[float]]] = {}
     for case in CASES:
-        if case.untrusted_mac:
+        if case.untrusted_mac or case.userspace:
             continue
         found = times[case.name] = defaultdict(list)
         with netns() as pod:

@@ -1,7 +1,8 @@
 """How many routing-netlink changes an agent should make at a time: ADD and DEL of all VFs at once, by width.
 
-`python -m tests.bench.queue [rounds]`, inside the lab. An agent for each width runs all the while; they take turns
-on the same VFs in one run. The first line is the same work one call after another.
+`python -m tests.bench.queue [rounds]`, inside the lab; by hand, where QUEUE_WIDTH is in question. An agent for each
+width runs all the while; they take turns on the same VFs in one run. The first line is the same work one call after
+another.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any
 import cni.kernel
 from cni.queue import ChangeQueue
 from deviceplugin.__main__ import main as run_agent
-from tests.bench.attach import AT_ONCE, POOLS
+from tests.bench.contest import POOLS
 from tests.bench.turns import show
+from tests.lab.topology import VFS_PER_PF
 from tests.support import node
 from tests.support.node import Agent, Cni, config, netns
 
@@ -32,7 +34,7 @@ Calls = list[tuple[dict[str, Any], str, str]]
 def measure(rounds: int = 5) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        vfs = [vf for pf in node.pfs()[:2] for vf in node.make_vfs(pf, AT_ONCE)]
+        vfs = [vf for pf in node.pfs()[:2] for vf in node.make_vfs(pf, VFS_PER_PF)]
         callers = {}
         for width in WIDTHS:
             agent = Agent(folder / str(width), POOLS, ("-m", "tests.bench.queue", str(width)), log_level="info")

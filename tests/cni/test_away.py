@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
-from cni.away import find_usable_link, find_userspace_mtu
+from cni.away import check_supported, find_usable_link, find_userspace_mtu
 from cni.kernel import Vf
 from cni.netconf import NetConf
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
+from sriov.host.linkinfo import LinkTraits
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
@@ -31,15 +33,18 @@ def find(mode=None, kind="ether", driver="iavf"):
             raise mode
         return mode
 
-    host: Any = SimpleNamespace(find=links.get)
-    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: driver), eswitch_mode=eswitch_mode,
-                             find_link=lambda host, vf: links[9], settle=lambda index: False)
-    return find_usable_link(kernel, host, VF, None)
+    kernel: Any = SimpleNamespace(
+        sysfs=SimpleNamespace(read_driver=lambda vf: driver), eswitch_mode=eswitch_mode,
+        inspect_link=lambda host, vf: (links[9], LinkTraits()), settle=lambda index: False)
+    found = find_usable_link(kernel, ANY, VF, None)
+    check_supported(kernel, VF, links[4])
+    return found
 
 
 @pytest.mark.parametrize("mode", [None, "legacy"])
 def test_a_vf_of_a_plain_ethernet_pf_is_usable(mode):
-    assert find(mode).name == "ens1f0v1"
+    link, _ = find(mode)
+    assert link.name == "ens1f0v1"
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "uio_pci_generic", "igb_uio"])
@@ -66,6 +71,24 @@ def test_a_mode_that_cannot_be_read_is_not_legacy():
         find(HostError("cannot read eswitch modes"))
 
 
+@pytest.mark.parametrize("before", [None, link(9, "eth0", pci=ADDRESS)])
+def test_a_netdev_is_looked_at_again_after_waiting_for_udev(before):
+    looks = [link(9, "eth0", pci=ADDRESS), link(9, "ens1f0v1", pci=ADDRESS)]
+    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: "iavf"), settle=lambda index: True,
+                                  inspect_link=lambda host, vf: (looks.pop(0), LinkTraits()))
+    found = find_usable_link(kernel, ANY, VF, before)
+    assert found is not None
+    assert found[0].name == ("ens1f0v1" if before is None else "eth0")
+
+
+def test_a_netdev_that_leaves_while_udev_is_waited_for_is_refused():
+    looks = [(link(9, "eth0", pci=ADDRESS), LinkTraits()), None]
+    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: "iavf"), settle=lambda index: True,
+                                  inspect_link=lambda host, vf: looks.pop(0))
+    with pytest.raises(Refused, match="is not on the host"):
+        find_usable_link(kernel, ANY, VF, None)
+
+
 def test_a_vf_without_a_driver_is_refused():
     with pytest.raises(Refused, match="has no driver"):
         find(driver=None)
@@ -74,15 +97,13 @@ def test_a_vf_without_a_driver_is_refused():
 UPLINK = link(4, "ens1f0")
 
 
-def userspace_mtu(pf=UPLINK, mtu=None, ipam=None):
-    host: Any = SimpleNamespace(find={4: pf}.get)
-    return find_userspace_mtu(host, VF, NetConf(network="net", device=ADDRESS, settings=VfSettings(), mtu=mtu,
-                                                ipam=ipam))
+def userspace_mtu(mtu=None, ipam=None):
+    conf = NetConf(network="net", device=ADDRESS, settings=VfSettings(), mtu=mtu, ipam=ipam)
+    return find_userspace_mtu(VF, UPLINK, conf)
 
 
 def test_the_mtu_of_a_vf_without_a_netdev_is_its_pfs_or_less():
     assert [userspace_mtu(), userspace_mtu(mtu=1400), userspace_mtu(mtu=1500)] == [1500, 1400, 1500]
-    assert userspace_mtu(pf=None) is None
     with pytest.raises(Refused, match="mtu: 9000 is more than ens1f0 carries, which has 1500"):
         userspace_mtu(mtu=9000)
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from cni.home import bring_home, look_at_home
+from cni.home import bring_home, describe_home
 from cni.kernel import Kernel, Vf
 from cni.netns import call_in
 from cni.queue import ChangeQueue
@@ -74,8 +74,8 @@ class VethKernel(Kernel):
         assert pf is not None
         return Vf(address=VF, index=1, pf=PF, pf_name="pf0", pf_index=pf.index, order=MacOrder.PF_FIRST)
 
-    def settings(self, host, vf):
-        return SETTINGS
+    def inspect_vf(self, host, vf):
+        return host.find(vf.pf_index), SETTINGS
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def home(host, device):
     """Brings it home; how it was there when the fixture was made is the baseline."""
     kernel = VethKernel(sysfs=device, changes=ChangeQueue(), netns_fd=host.fd, boot_id="b",
                         settle=lambda index: False, trace=lambda step: None)
-    link = look_at_home(host.links, host.links.find("vf0"))
+    link = describe_home(*host.links.inspect("vf0"))
     baseline = Baseline(link=link, settings=SETTINGS, admin_mac=False)
 
     def bring(pod=None, **changes):
@@ -155,7 +155,7 @@ def test_a_pod_with_namespaces_of_its_own_gives_back_another_netdev(host, pod, d
 
 def test_traits_that_a_new_netdev_cannot_have_are_logged(host, device, home, caplog):
     """An admin's XDP program, say, that nobody has any more."""
-    at_home = look_at_home(host.links, host.links.find("vf0"))
+    at_home = describe_home(*host.links.inspect("vf0"))
     lost = replace(at_home, traits=replace(at_home.traits, programs=((2, 4711),)))
     assert home(link=lost).name == "vf0"
     assert device.log == ["unbind", "probe"]

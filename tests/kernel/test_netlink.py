@@ -189,7 +189,8 @@ def test_links_that_are_gone(host):
                  lambda: host.links.add_address(4711, ip_interface("10.0.0.1/24")),
                  lambda: host.links.add_route(4711, ip_network("10.0.0.0/8"), None),
                  lambda: host.links.set_vf(4711, 0, VfSettings(trust=True), "set trust"),
-                 lambda: host.links.vf_settings(4711)):
+                 lambda: host.links.vf_settings(4711),
+                 lambda: host.links.inspect_vf(4711, 0)):
         with pytest.raises(Gone, match="cannot "):
             call()
 
@@ -208,6 +209,7 @@ def test_the_socket_works_on_after_an_error(host):
 def test_a_veth_has_no_vfs(host):
     index = host.add_veth("v0", "v1")
     assert host.links.vf_settings(index) == {}
+    assert host.links.inspect_vf(index, 0) is None
 
 
 @pytest.mark.parametrize("changes", [

@@ -4,16 +4,19 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from cni.netns import is_netns, links_in, netns_cookie, open_netns, setns
+from cni.netns import call_in, is_netns, links_in, netns_cookie, open_netns, setns
 from sriov.errors import Gone, HostError
 from sriov.host.netlink import Links
-from tests.support.node import run, wait_for
+from tests.support.node import run
 
 pytestmark = pytest.mark.kernel
 
@@ -37,9 +40,37 @@ def test_no_thread_is_left_in_another_namespace(host):
     for _ in range(20):
         with links_in(host.fd) as links:
             assert links.find("lo")
-            # Python's join returns a moment before the kernel has ended the thread.
-            wait_for("the thread to end", lambda: not threads_elsewhere())
+            assert not threads_elsewhere()
     assert (threading.active_count(), descriptors()) == (threads, before)
+
+
+def test_a_thread_that_cannot_come_back_ends_the_process(host):
+    script = (
+        "import os, sys, cni.netns\n"
+        "real, calls = cni.netns.setns, []\n"
+        "def setns(fd):\n"
+        "    calls.append(fd)\n"
+        "    if len(calls) > 1: raise MemoryError\n"
+        "    real(fd)\n"
+        "cni.netns.setns = setns\n"
+        "try: cni.netns.call_in(int(sys.argv[1]), lambda: print('there', flush=True))\n"
+        "finally: print('went on', flush=True)\n")
+    done = subprocess.run([sys.executable, "-c", script, str(host.fd)], pass_fds=[host.fd], capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT, "there\n")
+    assert "a thread cannot leave a pod's network namespace" in done.stderr
+
+
+def test_what_fails_there_is_raised_here(host):
+    own = os.readlink("/proc/thread-self/ns/net")
+
+    def fail():
+        raise LookupError(os.readlink("/proc/thread-self/ns/net"))
+
+    with pytest.raises(LookupError) as caught:
+        call_in(host.fd, fail)
+    assert str(caught.value) != own
+    assert os.readlink("/proc/thread-self/ns/net") == own
 
 
 def test_many_threads_at_once_see_their_own_namespace(new_netns):

@@ -111,6 +111,22 @@ def test_eswitch_mode(mode, name):
         assert devlink.eswitch_mode(PF) == name
 
 
+def test_who_knows_the_family_need_not_ask_for_it(monkeypatch):
+    kernel = Kernel({DEVLINK_CMD_ESWITCH_GET: eswitch(0)})
+    with ask_kernel(kernel) as first:
+        known = first.family
+    sent, send = [], kernel.send
+
+    def note(data):
+        sent.append(data)
+        send(data)
+
+    monkeypatch.setattr(kernel, "send", note)
+    with Devlink(cast("socket.socket", kernel), known) as devlink:
+        assert devlink.eswitch_mode(PF) == "legacy"
+    assert len(sent) == 1
+
+
 ICE = (HANDLE + attribute(INFO_DRIVER_NAME, "ice") + version(INFO_VERSION_FIXED, "board.id", "K65390-000")
        + version(INFO_VERSION_RUNNING, "fw.mgmt", "7.1.3")
        + version(INFO_VERSION_RUNNING, "fw.app.name", "ICE OS Default Package")

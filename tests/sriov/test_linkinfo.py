@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from sriov.errors import HostError
-from sriov.host.linkinfo import decode_link, decode_vf_settings
+from sriov.host.linkinfo import decode_link, decode_settings_of, decode_vf_settings
 from sriov.host.netlink import Links
 from sriov.host.nlattr import HEADER, Attributes, attributes, text_attribute
 from sriov.model import Link, LinkState, VfSettings
@@ -107,6 +107,15 @@ def test_vfs_of_a_pf():
     assert dict(decode_vf_settings(encode(7, ("IFLA_IFNAME", "ens1")))) == {}
 
 
+def test_one_vf_of_a_pf():
+    message = of_pf(vf_info(0), vf_info(3, state=2))
+    assert decode_settings_of(message, 0) == SETTINGS
+    assert decode_settings_of(message, 3) == replace(SETTINGS, link_state=LinkState.DISABLE)
+    assert decode_settings_of(message, 1) is None
+    assert decode_settings_of(of_pf(), 0) is None
+    assert decode_settings_of(encode(7, ("IFLA_IFNAME", "ens1")), 0) is None
+
+
 @pytest.mark.parametrize("count", [300, 700, 4000])
 def test_more_vfs_than_one_attribute_s_length_can_say(count):
     message = of_pf(*(vf_info(index, attribute(99, bytes(64))) for index in range(count)))
@@ -126,6 +135,7 @@ def test_a_driver_that_says_odd_things_of_a_vf_hides_no_other(odd, tail):
     found = dict(decode_vf_settings(of_pf(*infos)))
     assert found[3] == SETTINGS
     assert len(found) <= 2
+    assert decode_settings_of(of_pf(vf_info(3), infos[0]), 3) == SETTINGS
     dict(decode_vf_settings(of_pf(*infos)[:-20] + tail))
 
 
@@ -150,6 +160,7 @@ class TooMany:
 def test_vfs_that_do_not_fit_the_kernel_s_message_are_not_known():
     links = Links(cast("socket.socket", TooMany()))
     assert links.vf_settings(7) == {}
+    assert links.inspect_vf(7, 0) is None
     with pytest.raises(HostError, match="Message too long"):
         links.find(7)
 

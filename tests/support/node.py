@@ -204,7 +204,7 @@ class Cni:
 
     def __init__(self, socket: Path, argv: tuple[str, ...] = (str(SHIM),), path: str = CNI_PATH) -> None:
         self._socket = socket
-        self._argv = argv
+        self.argv = argv
         self._path = path
 
     def env(self, command: str, container: str, netns: str, ifname: str) -> dict[str, str]:
@@ -214,7 +214,7 @@ class Cni:
     def start(self, command: str, conf: Mapping[str, Any], container: str, netns: str,
               ifname: str = "net1") -> subprocess.Popen[str]:
         """The executable, running, its input written."""
-        process = subprocess.Popen(self._argv, env=self.env(command, container, netns, ifname), text=True,
+        process = subprocess.Popen(self.argv, env=self.env(command, container, netns, ifname), text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(json.dumps(conf))
