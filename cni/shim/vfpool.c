@@ -198,14 +198,14 @@ static unsigned agent_failure(void)
     FAIL(agent_failure(), "the vfpool agent ", what, " on ", socket_path, ": ", why, duty, \
          "; is the vfpool-agent pod running on this node?")
 
-/* Decimal digits and the character after them: at moves behind both. */
+/* Decimal digits, at most as many as max has, and the character after them: at moves behind both. */
 static bool parse_number(const char **at, const char *end, char after, unsigned long max, unsigned long *value)
 {
     const char *first = *at;
     *value = 0;
-    for (; *at < end && **at >= '0' && **at <= '9'; (*at)++) {
+    for (unsigned long left = max; *at < end && **at >= '0' && **at <= '9'; (*at)++, left /= 10) {
         *value = *value * 10 + (unsigned long)(**at - '0');
-        if (*value > max)
+        if (*value > max || left == 0)
             return false;
     }
     return *at > first && *at < end && *(*at)++ == after;

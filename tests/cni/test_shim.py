@@ -398,6 +398,7 @@ def test_agent_that_does_not_read(shim, path):
 @pytest.mark.parametrize("garbage", [
     b"", b"\n", b" \n", b"0\n", b"0 \n", b"0 2", b"-1 2\n{}", b"256 2\n{}", b"0 2 \n{}", b"0  2\n{}",
     b"0 0x2\n{}", b"0 2\r\n{}", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"0" * 64, b"\0" * 64, b"0 3\n{}",
+    b"0000 2\n{}", b"0 00000000\n",
     b"0 4194305\n{}", b"0 18446744073709551618\n{}", b"99999999999999999999 2\n{}", b"\xff" * 100_000,
 ])
 def test_garbage_from_the_agent_is_one_error_object(shim, path, garbage):

@@ -93,6 +93,7 @@ static void draw_input(void)
     } else {
         const char *usual = PICK(
             "{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"type\":\"vfpool\"}", "", "null", "[[",
+            "{\"cniVersion\":\"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0\"}",
             "{ \"cniVersion\" : \"0.4.0\" }", "\"cniVersion\":\"9\"",
             "{\"a\":{\"cniVersion\":\"0.1.0\"},\"b\":[{\"x\":\"}\\\"\"}],\"cniVersion\":\"0.3.1\"}",
             "{\"cniVersion\":\"1.1.0\",\"prevResult\":{\"cniVersion\":\"1.0.0\"},\"cniVersion\":\"1\\u002e0\"}");
@@ -277,7 +278,7 @@ static bool read_answer(struct bytes *document, unsigned long *status)
         size_t first = at;
         for (; at < world.answer.size && world.answer.at[at] >= '0' && world.answer.at[at] <= '9'; at++) {
             numbers[i] = numbers[i] * 10 + (unsigned long)(world.answer.at[at] - '0');
-            if (numbers[i] > (i == 0 ? 255u : 4u << 20))
+            if (numbers[i] > (i == 0 ? 255u : 4u << 20) || at - first == (i == 0 ? 3 : 7))
                 return false;
         }
         if (at == first || at == world.answer.size || at >= 32 || world.answer.at[at++] != " \n"[i])
