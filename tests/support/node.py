@@ -243,7 +243,8 @@ class Agent:
                  "--device-info-dir", str(self.root / "devinfo"), "--log-level", self._log_level],
                 stdout=log, stderr=log, env={**os.environ, **env},
             )
-        wait_for("the agent's CNI socket", lambda: self.serves() or self._check_alive())
+        # Where a machine is busy with other things, too, the imports alone took 30 s.
+        wait_for("the agent's CNI socket", lambda: self.serves() or self._check_alive(), 3 * PATIENCE)
 
     def serves(self) -> bool:
         import socket
