@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.attachments import trial
 from tests.support.faults import Faults, changes, injected
-from tests.support.node import Agent, Cni, CniFailed, SpoiledDisk, config, netns, wait_for
+from tests.support.node import Agent, Cni, CniFailed, config, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -29,6 +31,38 @@ pools:
     select: [{device: 10ca}]
 """
 Vfs = dict[str, tuple[VirtualFunction, VirtualFunction]]
+
+
+class SpoiledDisk:
+    """A small file system of its own at `folder`; `spoil` makes it full, or read-only, until `mend`."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        self._folder, self._filler, self._full = folder, folder / "filler", how == "full"
+        self.words = {"full": "ENOSPC", "read-only": "EROFS"}[how]
+
+    @contextmanager
+    def mounted(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True)
+        node.run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self._folder))
+        try:
+            yield
+        finally:
+            self.mend()
+            node.run("umount", str(self._folder))
+
+    def spoil(self) -> None:
+        if self._full:
+            with suppress(OSError):
+                self._filler.write_bytes(bytes(1 << 20))
+        else:                # a mount on top: on the one below the agent has files open
+            node.run("mount", "--bind", str(self._folder), str(self._folder))
+            node.run("mount", "-o", "remount,bind,ro", str(self._folder))
+
+    def mend(self) -> None:
+        if self._full:
+            self._filler.unlink(missing_ok=True)
+        elif not os.access(self._folder, os.W_OK):
+            node.run("umount", str(self._folder))
 
 
 @pytest.fixture(scope="module")

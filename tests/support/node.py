@@ -78,38 +78,6 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     return [] if before == after else [f"{path[1:]}: was {before}, is {after}"]
 
 
-class SpoiledDisk:
-    """A small file system of its own at `folder`; `spoil` makes it full, or read-only, until `mend`."""
-
-    def __init__(self, folder: Path, how: str) -> None:
-        self._folder, self._filler, self._full = folder, folder / "filler", how == "full"
-        self.words = {"full": "ENOSPC", "read-only": "EROFS"}[how]
-
-    @contextlib.contextmanager
-    def mounted(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True)
-        run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self._folder))
-        try:
-            yield
-        finally:
-            self.mend()
-            run("umount", str(self._folder))
-
-    def spoil(self) -> None:
-        if self._full:
-            with contextlib.suppress(OSError):
-                self._filler.write_bytes(bytes(1 << 20))
-        else:                # a mount on top: on the one below the agent has files open
-            run("mount", "--bind", str(self._folder), str(self._folder))
-            run("mount", "-o", "remount,bind,ro", str(self._folder))
-
-    def mend(self) -> None:
-        if self._full:
-            self._filler.unlink(missing_ok=True)
-        elif not os.access(self._folder, os.W_OK):
-            run("umount", str(self._folder))
-
-
 def pfs() -> tuple[PhysicalFunction, ...]:
     return discover(Sysfs()).pfs
 
@@ -275,7 +243,8 @@ class Agent:
                  "--device-info-dir", str(self.root / "devinfo"), "--log-level", self._log_level],
                 stdout=log, stderr=log, env={**os.environ, **env},
             )
-        wait_for("the agent's CNI socket", lambda: self.serves() or self._check_alive())
+        # Where a machine is busy with other things, too, the imports alone took 30 s.
+        wait_for("the agent's CNI socket", lambda: self.serves() or self._check_alive(), 3 * PATIENCE)
 
     def serves(self) -> bool:
         import socket
