@@ -1,15 +1,19 @@
 """What no VF is taken away for: PFs whose VFs would not work in a pod."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cni.away import find_usable_link
+from cni.away import Pod, find_usable_link, take_away
 from cni.kernel import Vf
+from cni.netconf import parse_netconf
+from cni.protocol import CniError, Code
+from cni.queue import ChangeQueue
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
-from sriov.model import Link
+from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 
 PF, ADDRESS = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:02.1")
@@ -68,3 +72,35 @@ def test_a_mode_that_cannot_be_read_is_not_legacy():
 def test_a_vf_without_a_driver_is_refused():
     with pytest.raises(Refused, match="has no driver"):
         find(driver=None)
+
+
+def test_a_call_whose_caller_left_while_it_waited_in_the_queue_moves_nothing():
+    moves: list[str] = []
+    waiting, gone = threading.Event(), threading.Event()
+
+    def check() -> None:
+        left = gone.is_set()
+        waiting.set()
+        if left:
+            raise CniError(Code.TRY_AGAIN_LATER, "the caller went away")
+
+    kernel: Any = SimpleNamespace(changes=ChangeQueue(1), trace=lambda step: None)
+    host: Any = SimpleNamespace(change=lambda index, what, **_: moves.append(what))
+    inside: Any = SimpleNamespace(find=lambda key: None)
+    pod = Pod(links=inside, netns_fd=-1, ifname="net1")
+    conf = parse_netconf({"name": "net", "type": "vfpool", "deviceID": ADDRESS}, {})
+
+    def add() -> None:
+        with pytest.raises(CniError, match="the caller went away"):
+            take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(), pod, check)
+
+    caller = threading.Thread(target=add)
+
+    def another_change() -> None:
+        caller.start()
+        assert waiting.wait(10)
+        gone.set()
+
+    kernel.changes.run(another_change)
+    caller.join()
+    assert moves == []
