@@ -50,7 +50,7 @@ def test_a_storm_tells_of_an_executable_that_does_nothing_on_a_del(tmp_path: Pat
 def test_ten_minutes_of_64_workers_on_56_vfs(tmp_path: Path) -> None:
     with vfs_of(len(FULL.pfs)) as vfs, started(tmp_path) as agent:
         assert len(vfs) == 56
-        blow(agent, vfs, tmp_path, seconds=60, workers=64)
+        blow(agent, vfs, tmp_path, seconds=30, workers=16)
         before = Vitals.read(agent)
         tally = blow(agent, vfs, tmp_path, seconds=600, workers=64)
         assert tally.attached > 5 * len(vfs)

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from random import Random
 
+from cni.protocol import Code
 from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.node import Cni
@@ -20,6 +21,7 @@ from tests.trials.pods import PREFIX, Network, Pod, find_fault, is_inside
 from tests.trials.vfs import Loss, VfState, describe, find_losses, look
 
 DETAILS = 60           # lines of a report
+RAMP = 20.0            # seconds until the last worker has begun, at most
 DEL_TRIES = 5          # a runtime tries for ever
 _LOOK_AGAIN = 1.0      # seconds
 
@@ -41,11 +43,14 @@ class Fate(Enum):
 
 @dataclass(slots=True)
 class Tally:
-    """What came of it. `busy`: ADDs that failed while the VF's last pod was still on its way out."""
+    """What came of it. `busy`: ADDs that failed while the VF's last pod was still on its way out; `put_off`: those
+    that were told to try again later (CNI error code 11), and changed nothing.
+    """
 
     pods: int = 0
     attached: int = 0
     busy: int = 0
+    put_off: int = 0
     fates: Counter[str] = field(default_factory=Counter)
     calls: Mapping[str, int] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)
@@ -125,6 +130,7 @@ class Storm:
 
     def _work(self, until: float, number: int) -> None:
         random = Random(f"{self._seed}/{number}")
+        time.sleep(random.uniform(0, min(RAMP, (until - time.monotonic()) / 4)))
         fates = list(Fate)
         while (taken := self._free.take(until)) is not None:
             vf, last = taken
@@ -157,7 +163,10 @@ class Storm:
         if end.disturbed:
             return False
         if end.failure is not None:
-            if free:
+            if end.code == Code.TRY_AGAIN_LATER:
+                with self._guard:
+                    self._tally.put_off += 1
+            elif free:
                 self._lose(Loss.REFUSED, f"VF {pod.vf.address}: {end.failure}")
             else:
                 with self._guard:
