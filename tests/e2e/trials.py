@@ -14,7 +14,8 @@ from tests.trials.vfs import Loss
 
 SECONDS = 75           # of the storm
 WORKERS = 16           # two more than there are VFs
-KILLS = 20             # of each kind
+KILLS = 20             # of the executable, in ADD and in DEL
+AGENT_KILLS = 10       # the same of the agent: each waits for the next one's start
 EXECUTABLE = f"{CNI_BIN}/sriov"
 _TIMEOUT = 1800.0      # seconds: a damaged VF is waited for, and made anew
 _AGENT = "app.kubernetes.io/name=vfpool-agent"
@@ -58,7 +59,7 @@ def run_trials(cluster: Cluster, *, prepare: Callable[[], None], agent: bool) ->
     agents = None
     if agent:
         _remove_agent(cluster)      # the kubelet would start it later each time: the trial has one of its own
-        agents = _kills(_run(cluster, "agent-kills", f"--trials={KILLS}"))
+        agents = _kills(_run(cluster, "agent-kills", f"--trials={AGENT_KILLS}"))
     found = {key: storm[key] for key in ("attached", "put_off", "losses")}
     return Trials(storm=Storm(**found), executable=_kills(executable), agent=agents)
 

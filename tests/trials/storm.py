@@ -60,10 +60,10 @@ class Tally:
     losses: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
 
-    def lose(self, loss: Loss, detail: str) -> None:
-        self.losses[loss] += 1
+    def lose(self, detail: str, *losses: Loss) -> None:
+        self.losses.update(losses)
         if len(self.details) < DETAILS:
-            self.details.append(f"{loss}: {detail}")
+            self.details.append(f"{', '.join(losses)}: {detail}")
 
 
 class Free:
@@ -124,10 +124,9 @@ class Storm:
                 break
             time.sleep(_LOOK_AGAIN)
         for address, losses in astray.items():
-            for loss in losses:
-                self._tally.lose(loss, "; ".join(describe(address, before[address], after[address])))
+            self._tally.lose("; ".join(describe(address, before[address], after[address])), *losses)
         for lease in reserved:
-            self._tally.lose(Loss.ADDRESS, lease)
+            self._tally.lose(lease, Loss.ADDRESS)
         left = [path.name for path in Path("/run/netns").iterdir() if path.name.startswith(PREFIX)]
         assert not left, f"namespaces that the trial itself left: {left}"
 
@@ -261,4 +260,4 @@ class Storm:
 
     def _lose(self, loss: Loss, detail: str) -> None:
         with self._guard:
-            self._tally.lose(loss, detail)
+            self._tally.lose(detail, loss)
