@@ -53,7 +53,7 @@ def test_ten_minutes_of_64_workers_on_56_vfs(tmp_path: Path) -> None:
         blow(agent, vfs, tmp_path, seconds=30, workers=16)
         before = Vitals.read(agent)
         tally = blow(agent, vfs, tmp_path, seconds=600, workers=64)
-        assert tally.attached > 5 * len(vfs)
+        assert tally.attached > 2 * len(vfs)
         after = Vitals.read(agent)
         assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
         assert after.memory < before.memory + GROWTH
