@@ -105,7 +105,7 @@ def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetC
     kernel.trace("settings")
     check()
     if link is not None:
-        _move(kernel, host, vf, link, conf, pod)
+        _move(kernel, host, vf, link, conf, pod, check)
         kernel.trace("move")
     if plan.after is not None:
         kernel.set_vf(host, vf, plan.after)
@@ -129,7 +129,13 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
         kernel.changes.run(pod.links.add_route, link.index, route.to, addresses.gateway(route), route.options)
 
 
-def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod) -> None:
+def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod,
+          check: Callable[[], None]) -> None:
+    def change_link() -> None:
+        # The queue may have been long. A move for nobody costs the others two: this one, and its undo.
+        check()
+        host.change(link.index, what, netns_fd=pod.netns_fd, name=pod.ifname, mac=conf.mac, mtu=mtu, up=True)
+
     what = f"move {printable(link.name)} of {vf} into the pod as {pod.ifname}"
     # With an altname that is taken there the kernel moves no netdev, nor renames one to its own altname.
     clashing = [name for name in link.altnames if name == pod.ifname or pod.links.find(name) is not None]
@@ -137,8 +143,7 @@ def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: P
         kernel.changes.run(host.delete_altnames, link.index, clashing)
     mtu = conf.mtu if conf.mtu != link.mtu else None
     try:
-        kernel.changes.run(host.change, link.index, what, netns_fd=pod.netns_fd, name=pod.ifname, mac=conf.mac,
-                           mtu=mtu, up=True)
+        kernel.changes.run(change_link)
     except HostError as error:
         moved = pod.links.find_pci(vf.address)
         if error.errno != errno.EADDRNOTAVAIL or conf.mac is None or moved is None:

@@ -1,14 +1,17 @@
 """What no VF is taken away for: PFs whose VFs would not work in a pod."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
-from cni.away import check_supported, find_usable_link, find_userspace_mtu
+from cni.away import Pod, check_supported, find_usable_link, find_userspace_mtu, take_away
 from cni.kernel import Vf
-from cni.netconf import NetConf
+from cni.netconf import NetConf, parse_netconf
+from cni.protocol import CniError, Code
+from cni.queue import ChangeQueue
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
 from sriov.host.linkinfo import LinkTraits
@@ -112,3 +115,35 @@ def test_an_address_that_is_asked_for_through_the_interface_needs_one():
     assert userspace_mtu(ipam="host-local") == 1500
     with pytest.raises(Refused, match=r"ipam\.type: dhcp asks through the pod's interface, and VF 0000:3b:02\.1"):
         userspace_mtu(ipam="dhcp")
+
+
+def test_a_call_whose_caller_left_while_it_waited_in_the_queue_moves_nothing():
+    moves: list[str] = []
+    waiting, gone = threading.Event(), threading.Event()
+
+    def check() -> None:
+        left = gone.is_set()
+        waiting.set()
+        if left:
+            raise CniError(Code.TRY_AGAIN_LATER, "the caller went away")
+
+    kernel: Any = SimpleNamespace(changes=ChangeQueue(1), trace=lambda step: None)
+    host: Any = SimpleNamespace(change=lambda index, what, **_: moves.append(what))
+    inside: Any = SimpleNamespace(find=lambda key: None)
+    pod = Pod(links=inside, netns_fd=-1, ifname="net1")
+    conf = parse_netconf({"name": "net", "type": "vfpool", "deviceID": ADDRESS}, {})
+
+    def add() -> None:
+        with pytest.raises(CniError, match="the caller went away"):
+            take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(), pod, check)
+
+    caller = threading.Thread(target=add)
+
+    def another_change() -> None:
+        caller.start()
+        assert waiting.wait(10)
+        gone.set()
+
+    kernel.changes.run(another_change)
+    caller.join()
+    assert moves == []

@@ -18,7 +18,7 @@ from tests.lab.topology import FULL, VFS_PER_PF
 from tests.support import node
 from tests.support.node import SHIM, Agent, Cni, wait_for
 from tests.trials.__main__ import POOLS
-from tests.trials.storm import Storm, Tally
+from tests.trials.storm import Fate, Storm, Tally
 from tests.trials.vfs import Loss
 
 PATIENCE = 60.0        # seconds for the kernel to take down what is left of a storm, emulated
@@ -28,8 +28,8 @@ GROWTH = 8 << 20       # bytes: what an allocator may keep
 @pytest.mark.lab
 def test_a_short_storm(tmp_path: Path) -> None:
     with vfs_of(2) as vfs, started(tmp_path) as agent:
-        tally = blow(agent, vfs, tmp_path, seconds=20, workers=16)
-        assert tally.attached > len(vfs)
+        tally = blow(agent, vfs, tmp_path, seconds=12, workers=10)
+        assert tally.fates.keys() == {fate.name for fate in Fate}
 
 
 @pytest.mark.lab
@@ -50,10 +50,10 @@ def test_a_storm_tells_of_an_executable_that_does_nothing_on_a_del(tmp_path: Pat
 def test_ten_minutes_of_64_workers_on_56_vfs(tmp_path: Path) -> None:
     with vfs_of(len(FULL.pfs)) as vfs, started(tmp_path) as agent:
         assert len(vfs) == 56
-        blow(agent, vfs, tmp_path, seconds=60, workers=64)
+        blow(agent, vfs, tmp_path, seconds=30, workers=16)
         before = Vitals.read(agent)
         tally = blow(agent, vfs, tmp_path, seconds=600, workers=64)
-        assert tally.attached > 5 * len(vfs)
+        assert tally.attached > 2 * len(vfs)
         after = Vitals.read(agent)
         assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
         assert after.memory < before.memory + GROWTH

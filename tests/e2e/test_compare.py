@@ -22,7 +22,7 @@ def figures(stack: str, trials: Trials) -> Figures:
 
 
 def storm(**losses: int) -> Storm:
-    return Storm(pods=300, attached=280, busy=3, losses={Loss[name]: number for name, number in losses.items()})
+    return Storm(attached=280, put_off=3, losses={Loss[name]: number for name, number in losses.items()})
 
 
 def rows(*found: Trials) -> dict[str, list[str]]:
@@ -43,6 +43,7 @@ def test_losses_stand_beside_each_other_by_kind():
     found = rows(Trials(storm=storm(NAME=3, ADDRESS=1), executable=LOST),
                  Trials(storm=storm(), executable=KEPT, agent=KEPT))
     assert found["storm of 75 s: pods that had a VF"] == ["280", "280"]
+    assert found["ADDs told to try again later"] == ["3", "3"]
     assert found["wrong name"] == ["3", "0"]
     assert found["address still reserved"] == ["1", "0"]
     assert "not on the host" not in found

@@ -14,7 +14,8 @@ from tests.trials.vfs import Loss
 
 SECONDS = 75           # of the storm
 WORKERS = 16           # two more than there are VFs
-KILLS = 20             # of each kind
+KILLS = 20             # of the executable, in ADD and in DEL
+AGENT_KILLS = 10       # the same of the agent: each waits for the next one's start
 EXECUTABLE = f"{CNI_BIN}/sriov"
 _TIMEOUT = 1800.0      # seconds: a damaged VF is waited for, and made anew
 _AGENT = "app.kubernetes.io/name=vfpool-agent"
@@ -22,11 +23,10 @@ _AGENT = "app.kubernetes.io/name=vfpool-agent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storm:
-    """`losses` by their words; `busy` ADDs met the VF's last pod on its way out, as `attached` did not."""
+    """`attached`: pods that got a VF; `put_off`: ADDs that were told to try again; `losses` by their words."""
 
-    pods: int
     attached: int
-    busy: int
+    put_off: int
     losses: Mapping[str, int]
 
 
@@ -59,8 +59,8 @@ def run_trials(cluster: Cluster, *, prepare: Callable[[], None], agent: bool) ->
     agents = None
     if agent:
         _remove_agent(cluster)      # the kubelet would start it later each time: the trial has one of its own
-        agents = _kills(_run(cluster, "agent-kills", f"--trials={KILLS}"))
-    found = {key: storm[key] for key in ("pods", "attached", "busy", "losses")}
+        agents = _kills(_run(cluster, "agent-kills", f"--trials={AGENT_KILLS}"))
+    found = {key: storm[key] for key in ("attached", "put_off", "losses")}
     return Trials(storm=Storm(**found), executable=_kills(executable), agent=agents)
 
 
@@ -85,6 +85,7 @@ def _remove_agent(cluster: Cluster) -> None:
 def list_rows(found: Sequence[Trials]) -> Iterator[tuple[str, list[str]]]:
     """Title and a value for each stack; of the losses those that any stack has."""
     yield f"storm of {SECONDS} s: pods that had a VF", [str(trials.storm.attached) for trials in found]
+    yield "  ADDs told to try again later", [str(trials.storm.put_off) for trials in found]
     for loss in Loss:
         values = [trials.storm.losses.get(loss, 0) for trials in found]
         if any(values):

@@ -185,8 +185,9 @@ class Cni:
         process = subprocess.Popen(self.argv, env=self.env(command, container, netns, ifname), text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdin is not None
-        process.stdin.write(json.dumps(conf))
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):      # one that does not read it has its reasons
+            process.stdin.write(json.dumps(conf))
+            process.stdin.close()
         process.stdin = None
         return process
 

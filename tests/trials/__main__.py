@@ -109,8 +109,8 @@ def _fields(value: Tally | Kills) -> dict[str, Any]:
 def started_agent() -> Iterator[Agent]:
     with tempfile.TemporaryDirectory() as root:      # short: a unix socket's path has 107 characters
         agent = Agent(Path(root), POOLS, log_level="info")
-        agent.start()
         try:
+            agent.start()
             yield agent
         finally:
             agent.kill()

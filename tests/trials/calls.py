@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import threading
 import time
@@ -17,9 +18,12 @@ _FIRST_GUESS = 0.2     # seconds: how long a call may take before one was seen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """How a call ended: `failure` is what it answered instead; `disturbed`: it still ran when that was due."""
+    """How a call ended: `failure` is what it answered instead, `code` its CNI error code; `disturbed`: it still ran
+    when that was due.
+    """
 
     failure: str | None = None
+    code: int | None = None
     disturbed: bool = False
 
 
@@ -57,7 +61,7 @@ class Caller:
             process.wait(random.uniform(0, self._took.get(command, _FIRST_GUESS)))
         except subprocess.TimeoutExpired:
             disturbance(process)
-            return End(failure=self._finish(process).failure, disturbed=True)
+            return dataclasses.replace(self._finish(process), disturbed=True)
         return self._finish(process)
 
     def _start(self, command: str, pod: Pod, netns: str | None = None) -> subprocess.Popen[str]:
@@ -69,7 +73,7 @@ class Caller:
         try:
             self._cni.finish(process)
         except CniFailed as error:
-            return End(failure=error.msg)
+            return End(failure=error.msg, code=error.code)
         except (AssertionError, ValueError) as error:      # no error document, or none that can be read
             return End(failure=str(error))
         except subprocess.TimeoutExpired as error:

@@ -8,10 +8,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, unique
 from pathlib import Path
 from random import Random
 
+from cni.protocol import Code
 from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.node import Cni
@@ -20,41 +21,49 @@ from tests.trials.pods import PREFIX, Network, Pod, find_fault, is_inside
 from tests.trials.vfs import Loss, VfState, describe, find_losses, look
 
 DETAILS = 60           # lines of a report
+RAMP = 20.0            # seconds until the last worker has begun, at most
 DEL_TRIES = 5          # a runtime tries for ever
 _LOOK_AGAIN = 1.0      # seconds
 
 
+@unique
 class Fate(Enum):
-    """What becomes of a pod, and how often among so many."""
+    """What becomes of a pod."""
 
-    DELETED = 30                    # ADD, DEL
-    FREED_BEFORE_DEL = 10           # its VF is given to the next pod before its DEL is called
-    NEVER_DELETED = 10              # the namespace goes, and no DEL comes
-    DELETED_LATE = 10               # the namespace goes, the VF is given to the next pod, then comes the DEL
-    DELETED_TWICE = 5
-    NETNS_GONE_DURING_ADD = 8
-    NETNS_GONE_DURING_DEL = 8
-    KILLED_DURING_ADD = 7           # kill -9 of the executable, then a DEL
-    KILLED_DURING_DEL = 7           # kill -9 of the executable, then another DEL
-    COVETED = 5                     # another pod asks for the VF while this one has it
+    DELETED = "ADD, DEL"
+    FREED_BEFORE_DEL = "its VF is given to the next pod before its DEL is called"
+    NEVER_DELETED = "the namespace goes, and no DEL comes"
+    DELETED_LATE = "the namespace goes, the VF is given to the next pod, then comes the DEL"
+    DELETED_TWICE = "one DEL more"
+    NETNS_GONE_DURING_ADD = "the namespace goes while the ADD is under way"
+    NETNS_GONE_DURING_DEL = "the namespace goes while the DEL is under way"
+    KILLED_DURING_ADD = "kill -9 of the executable, then a DEL"
+    KILLED_DURING_DEL = "kill -9 of the executable, then another DEL"
+    COVETED = "another pod asks for the VF while this one has it"
+
+
+_DECK = [*Fate, Fate.DELETED, Fate.DELETED]    # one pod in four ends as it should
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of it. `busy`: ADDs that failed while the VF's last pod was still on its way out."""
+    """What came of it. `busy`: ADDs that failed while the VF's last pod was still on its way out; `put_off`: those
+    that were told to try again later (CNI error code 11), and changed nothing.
+    """
 
     pods: int = 0
     attached: int = 0
     busy: int = 0
+    put_off: int = 0
     fates: Counter[str] = field(default_factory=Counter)
     calls: Mapping[str, int] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
 
-    def lose(self, loss: Loss, detail: str) -> None:
-        self.losses[loss] += 1
+    def lose(self, detail: str, *losses: Loss) -> None:
+        self.losses.update(losses)
         if len(self.details) < DETAILS:
-            self.details.append(f"{loss}: {detail}")
+            self.details.append(f"{', '.join(losses)}: {detail}")
 
 
 class Free:
@@ -86,6 +95,7 @@ class Storm:
         self._caller = Caller(cni)
         self._network = Network(leases)
         self._seed = seed
+        self._untried = Random(seed).sample(list(Fate), len(Fate))
         self._pf_index = {pf.address: pf.link.index for pf in node.pfs() if pf.link is not None}
         self._guard = threading.Lock()
         self._tally = Tally()
@@ -114,10 +124,9 @@ class Storm:
                 break
             time.sleep(_LOOK_AGAIN)
         for address, losses in astray.items():
-            for loss in losses:
-                self._tally.lose(loss, "; ".join(describe(address, before[address], after[address])))
+            self._tally.lose("; ".join(describe(address, before[address], after[address])), *losses)
         for lease in reserved:
-            self._tally.lose(Loss.ADDRESS, lease)
+            self._tally.lose(lease, Loss.ADDRESS)
         left = [path.name for path in Path("/run/netns").iterdir() if path.name.startswith(PREFIX)]
         assert not left, f"namespaces that the trial itself left: {left}"
 
@@ -125,14 +134,11 @@ class Storm:
 
     def _work(self, until: float, number: int) -> None:
         random = Random(f"{self._seed}/{number}")
-        fates = list(Fate)
+        time.sleep(random.uniform(0, min(RAMP, (until - time.monotonic()) / 4)))
         while (taken := self._free.take(until)) is not None:
             vf, last = taken
-            fate = random.choices(fates, [fate.value for fate in fates])[0]
+            fate = self._choose_fate(random)
             pod = self._network.make_pod(vf, random)
-            with self._guard:
-                self._tally.pods += 1
-                self._tally.fates[fate.name] += 1
             pod.start()
             try:
                 if self._attach(pod, fate, random, free=last is None or last.ended):
@@ -144,6 +150,14 @@ class Storm:
                     self._free.give(vf, pod)
             finally:
                 pod.remove()
+
+    def _choose_fate(self, random: Random) -> Fate:
+        """Each once before any a second time: a short storm has few pods."""
+        with self._guard:
+            fate = self._untried.pop() if self._untried else random.choice(_DECK)
+            self._tally.pods += 1
+            self._tally.fates[fate.name] += 1
+        return fate
 
     def _attach(self, pod: Pod, fate: Fate, random: Random, *, free: bool) -> bool:
         """Whether the pod has its VF, as far as its runtime knows."""
@@ -157,7 +171,10 @@ class Storm:
         if end.disturbed:
             return False
         if end.failure is not None:
-            if free:
+            if end.code == Code.TRY_AGAIN_LATER:
+                with self._guard:
+                    self._tally.put_off += 1
+            elif free:
                 self._lose(Loss.REFUSED, f"VF {pod.vf.address}: {end.failure}")
             else:
                 with self._guard:
@@ -243,4 +260,4 @@ class Storm:
 
     def _lose(self, loss: Loss, detail: str) -> None:
         with self._guard:
-            self._tally.lose(loss, detail)
+            self._tally.lose(detail, loss)

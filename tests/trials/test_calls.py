@@ -34,7 +34,8 @@ def caller(tmp_path: Path):
 def test_answers(caller, pod):
     assert caller("echo '{}'").call("ADD", pod) == End()
     assert caller("exit 0").call("DEL", pod) == End()
-    assert caller("""echo '{"code": 7, "msg": "no VLAN"}'; exit 1""").call("ADD", pod) == End(failure="no VLAN")
+    refusal = """echo '{"code": 7, "msg": "no VLAN"}'; exit 1"""
+    assert caller(refusal).call("ADD", pod) == End(failure="no VLAN", code=7)
     assert "without an error document: gone" in str(caller("echo gone >&2; exit 2").call("ADD", pod).failure)
     assert caller("echo '{'; exit 1").call("ADD", pod).failure is not None
 
