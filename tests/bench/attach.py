@@ -148,7 +148,7 @@ def run_at_once(cni: Cni, vfs: Vfs, case: Case, rounds: int) -> None:
 
 
 def main(rounds: int = 20) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/var/lib") as folder:      # on a disk, as what sriov-cni writes
         agent = Agent(Path(folder), POOLS, log_level="info")
         (agent.kubelet / "plugins_registry").mkdir(parents=True)      # as on a node
         pfs = node.pfs()
@@ -162,9 +162,9 @@ def main(rounds: int = 20) -> None:
         try:
             run_at_once(cni, pairs, LIKE_FOR_LIKE, max(rounds // 5, 1))
             run_growing(cni, pfs[0], max(rounds // 2, 1))
-            vfs = node.make_vfs(pfs[0], VFS_PER_PF)
-            run_alone(cni, vfs, agent.pid, rounds)
-            run_at_once(cni, [*vfs, *node.make_vfs(pfs[1], VFS_PER_PF)], UNTRUSTED, max(rounds // 5, 1))
+            run_alone(cni, node.make_vfs(pfs[0], VFS_PER_PF), agent.pid, rounds)
+            both = [vf for pf in pfs[:2] for vf in node.make_vfs(pf, VFS_PER_PF)]
+            run_at_once(cni, both, UNTRUSTED, max(rounds // 5, 1))
         finally:
             agent.stop()
 
