@@ -250,13 +250,12 @@ class Storm:
         for _ in range(DEL_TRIES):
             end: End = self._caller.call("DEL", pod, netns, typical=not pod.ended)
             if end.failure is None:
-                break
+                if is_inside(pod):
+                    self._lose(Loss.KEPT, f"VF {pod.vf.address} in {pod.netns}")
+                pod.ended = True
+                return
             time.sleep(1)
-        else:
-            self._lose(Loss.STUCK, f"VF {pod.vf.address}: {end.failure}")
-        pod.ended = True
-        if is_inside(pod):
-            self._lose(Loss.KEPT, f"VF {pod.vf.address} in {pod.netns}")
+        self._lose(Loss.STUCK, f"VF {pod.vf.address}: {end.failure}")
 
     def _lose(self, loss: Loss, detail: str) -> None:
         with self._guard:
