@@ -82,13 +82,16 @@ class Attachments:
             case Command.STATUS:
                 check_status(self._kernel, self._store, call)
             case _:
-                with self._custody.hold_attachment(call.request.attachment, call.deadline):
-                    return self._handle_one(call)
+                calls = self._custody.calls
+                with calls.turn(call.deadline), calls.place():
+                    with self._custody.hold_attachment(call.request.attachment, call.deadline):
+                        return self._handle_one(call)
         return None
 
     def _handle_one(self, call: Invocation) -> Mapping[str, Any] | None:
         match call.request.command:
             case Command.ADD:
+                call.check()             # the caller may have left while this waited
                 return self._add(call)
             case Command.CHECK:
                 check_attachment(self._kernel, self._custody, self._store, call)

@@ -17,6 +17,7 @@ from cni.locks import KeyedLocks
 from cni.marks import Marks
 from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
+from cni.queue import CALLS_WIDTH, FairQueue
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
@@ -47,10 +48,11 @@ class Custody:
     """Every record of the node passes through here on its way out; any number of threads may use it.
 
     Whoever changes a VF or its record holds the VF's lock (`hold`, `claim`); whoever asks IPAM for an
-    attachment holds that one's (`hold_attachment`).
+    attachment holds that one's (`hold_attachment`). `calls` is the queue for those who do either.
     """
 
     def __init__(self, kernel: Kernel, store: Store) -> None:
+        self.calls = FairQueue(CALLS_WIDTH, busy="other calls came before this one, and take their time")
         self._kernel = kernel
         self._store = store
         self._locks = KeyedLocks()
@@ -101,7 +103,7 @@ class Custody:
                 if time.monotonic() > patience:
                     raise self._refusal(record)
             check()
-            with self._freed:
+            with self.calls.aside(), self._freed:      # the DEL that this waits for may be in the queue
                 self._freed.wait_for(lambda: self._store.find(device) is None, _CLAIM_POLL)
 
     def is_outdated(self, record: Record) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cni.queue import ChangeQueue
+from cni.queue import FairQueue
 from cni.steps import MacOrder, mac_order
 from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
@@ -48,7 +48,7 @@ class Kernel:
     """
 
     sysfs: Sysfs
-    changes: ChangeQueue
+    changes: FairQueue
     netns_fd: int
     boot_id: str
     settle: Callable[[int], bool]
@@ -140,7 +140,7 @@ def open_kernel(settle: Callable[[int], bool], trace: Callable[[str], None] = lo
     netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
-        yield Kernel(sysfs=Sysfs(), changes=ChangeQueue(), netns_fd=netns_fd, boot_id=boot_id, settle=settle,
+        yield Kernel(sysfs=Sysfs(), changes=FairQueue(), netns_fd=netns_fd, boot_id=boot_id, settle=settle,
                      trace=trace)
     finally:
         os.close(netns_fd)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cni.kernel
-from cni.queue import ChangeQueue
+from cni.queue import FairQueue
 from deviceplugin.__main__ import main as run_agent
 from tests.bench.contest import POOLS
 from tests.bench.turns import show
@@ -91,6 +91,6 @@ def at_once(caller: Cni, command: str, calls: Calls) -> tuple[float, float]:
 if __name__ == "__main__":
     if "--state-dir" in sys.argv:        # as Agent calls it: an agent of the width that comes first
         width = int(sys.argv.pop(1))
-        setattr(cni.kernel, "ChangeQueue", partial(ChangeQueue, width))     # noqa: B010 - mypy: a type
+        setattr(cni.kernel, "FairQueue", partial(FairQueue, width))     # noqa: B010 - mypy: a type
         sys.exit(run_agent())
     measure(*(int(argument) for argument in sys.argv[1:]))

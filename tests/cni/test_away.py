@@ -11,7 +11,7 @@ from cni.away import Pod, check_supported, find_usable_link, find_userspace_mtu,
 from cni.kernel import Vf
 from cni.netconf import NetConf, parse_netconf
 from cni.protocol import CniError, Code
-from cni.queue import ChangeQueue
+from cni.queue import FairQueue
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
 from sriov.host.linkinfo import LinkTraits
@@ -127,7 +127,7 @@ def test_a_call_whose_caller_left_while_it_waited_in_the_queue_moves_nothing():
         if left:
             raise CniError(Code.TRY_AGAIN_LATER, "the caller went away")
 
-    kernel: Any = SimpleNamespace(changes=ChangeQueue(1), trace=lambda step: None)
+    kernel: Any = SimpleNamespace(changes=FairQueue(1), trace=lambda step: None)
     host: Any = SimpleNamespace(change=lambda index, what, **_: moves.append(what))
     inside: Any = SimpleNamespace(find=lambda key: None)
     pod = Pod(links=inside, netns_fd=-1, ifname="net1")

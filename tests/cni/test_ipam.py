@@ -25,7 +25,7 @@ from cni.ipam import NothingGiven, ipam_add, ipam_delete, ipam_release, remember
 from cni.kernel import Kernel
 from cni.netconf import NetConf
 from cni.protocol import CniError, Code, Command
-from cni.queue import ChangeQueue
+from cni.queue import FairQueue
 from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
 from cni.result import Ip
 from cni.store import Store
@@ -240,7 +240,7 @@ def kernel(boot_id="b", driver=None):
 
     sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, probe=lambda vf: None, identify=identify,
                                  locate_vf=lambda vf: (record().pf, 1), find_netdev=lambda pf: ("none", 2**31 - 1))
-    return Kernel(sysfs=sysfs, changes=ChangeQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
+    return Kernel(sysfs=sysfs, changes=FairQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
                   trace=lambda step: None)
 
 

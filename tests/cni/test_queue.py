@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cni.locks import Busy
-from cni.queue import QUEUE_WIDTH, ChangeQueue
+from cni.queue import QUEUE_WIDTH, FairQueue
 from tests.support.node import wait_for
 
 
@@ -37,7 +37,7 @@ class Caller:
 
 @pytest.fixture
 def queue():
-    return ChangeQueue()
+    return FairQueue()
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_turn_within_a_turn_is_the_same_one(queue):
 
 @pytest.mark.parametrize("width", [QUEUE_WIDTH, 3])
 def test_no_more_than_its_width_at_a_time(width):
-    queue = ChangeQueue(width)
+    queue = FairQueue(width)
     at_work: list[None] = []
     most: list[int] = []
 
@@ -120,6 +120,41 @@ def test_a_turn_that_is_over_waits_no_more(queue, blocked):
     assert queue._waiting == []
     blocked()
     assert queue.run(lambda: 5) == 5
+
+
+def test_who_steps_aside_lets_another_have_the_place_and_gets_it_again(queue):
+    line: list[str] = []
+    with queue.place():
+        other = threading.Thread(target=queue.run, args=(line.append, "other"))
+        other.start()
+        wait_for("it to wait", lambda: len(queue._waiting) == 1)
+        with queue.aside():
+            other.join(10)
+        line.append("own")
+        assert queue._free == 0
+    assert (line, queue._free) == (["other", "own"], 1)
+
+
+def test_who_finds_no_place_again_has_none_to_give_back(queue):
+    release = threading.Event()
+    holder = threading.Thread(target=queue.run, args=(release.wait,))
+
+    def lose() -> None:
+        with queue.turn(time.monotonic() + 0.2), queue.place(), queue.aside():
+            holder.start()
+            wait_for("the holder to be at work", lambda: queue._free == 0)
+
+    with pytest.raises(Busy):
+        lose()
+    assert queue._free == 0
+    release.set()
+    holder.join()
+    assert queue._free == 1
+
+
+def test_aside_of_no_place_is_nothing(queue):
+    with queue.aside():
+        assert queue._free == 1
 
 
 def test_a_change_that_fails_is_its_callers_own(queue):

@@ -10,7 +10,7 @@ import pytest
 from cni.home import bring_home, describe_home
 from cni.kernel import Kernel, Vf
 from cni.netns import call_in
-from cni.queue import ChangeQueue
+from cni.queue import FairQueue
 from cni.record import Baseline
 from cni.steps import MacOrder
 from sriov.errors import HostError
@@ -91,7 +91,7 @@ def device(host):
 @pytest.fixture
 def home(host, device):
     """Brings it home; how it was there when the fixture was made is the baseline."""
-    kernel = VethKernel(sysfs=device, changes=ChangeQueue(), netns_fd=host.fd, boot_id="b",
+    kernel = VethKernel(sysfs=device, changes=FairQueue(), netns_fd=host.fd, boot_id="b",
                         settle=lambda index: False, trace=lambda step: None)
     link = describe_home(*host.links.inspect("vf0"))
     baseline = Baseline(link=link, settings=SETTINGS, admin_mac=False)
