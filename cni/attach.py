@@ -82,10 +82,10 @@ class Attachments:
             case Command.STATUS:
                 check_status(self._kernel, self._store, call)
             case _:
-                calls = self._custody.calls
-                with calls.turn(call.deadline), calls.place():
-                    with self._custody.hold_attachment(call.request.attachment, call.deadline):
-                        return self._handle_one(call)
+                calls, attachment = self._custody.calls, call.request.attachment
+                with (calls.turn(call.deadline), calls.place(),
+                      self._custody.hold_attachment(attachment, call.deadline)):
+                    return self._handle_one(call)
         return None
 
     def _handle_one(self, call: Invocation) -> Mapping[str, Any] | None:
