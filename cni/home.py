@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -27,6 +28,7 @@ from sriov.model import Link, is_userspace, printable
 log = logging.getLogger(__name__)
 
 _TRIES = 5
+_KEPT_BY_UDEV = re.compile(r"[0-9A-Za-z#+.:=@_-]+")
 
 
 def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: float) -> Link | None:
@@ -181,6 +183,12 @@ def _strip(kernel: Kernel, found: Place, home: HomeLink, *, in_pod: bool) -> lis
                if name == home.name or (own is not None and name not in own)]
     if surplus:
         kernel.changes.run(links.delete_altnames, index, surplus)
+    if in_pod and _KEPT_BY_UDEV.fullmatch(found.link.name) is None:
+        # The host's udev hears of it by this name before it has its own, and would rename it to what is left of
+        # this one without what udev trusts in no name. The kernel puts a number in place of %d.
+        what = f"rename {printable(found.link.name)}"
+        kernel.changes.run(links.change, index, what, up=False)      # as older kernels want it
+        kernel.changes.run(links.change, index, what, name="vf%d")
     return troubles
 
 

@@ -152,7 +152,8 @@ def test_vfio_vf_gets_its_settings_and_no_interface(cni: Cni, vfs: Vfs) -> None:
         with netns() as pod:
             result = cni.add(conf, "c1", pod)
             assert (pf_view(vf)["address"], pf_view(vf)["vlan_list"]) == (MAC % 5, [{"vlan": 9}])
-            assert result["interfaces"] == [{"name": "net1", "sandbox": pod, "mac": MAC % 5, "pciID": vf.address}]
+            assert result["interfaces"] == [{"name": "net1", "sandbox": pod, "mac": MAC % 5, "mtu": 1500,
+                                             "pciID": vf.address}]
             assert result["ips"] == [{"interface": 0, "address": "10.9.0.3/24"}]
             assert "net1" not in in_netns(pod, "ip", "link").stdout
             cni.delete(conf, "c1", pod)

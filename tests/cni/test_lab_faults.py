@@ -21,7 +21,7 @@ from sriov.host.udev import Udev
 from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.attachments import Node, trial
-from tests.support.faults import Fault, Faults, Killed, changes, injected
+from tests.support.faults import Fault, Faults, Killed, changes, counted, injected
 from tests.support.node import in_netns
 
 pytestmark = pytest.mark.lab
@@ -112,16 +112,15 @@ def test_at_every_step(kernel: Kernel, vf: VirtualFunction, faults: Faults, tmp_
         attached = here.view()
         steps[Command.DEL] = done(here, faults, Command.DEL)
         check(before, here, "without a fault")
-        # A read changes nothing: to die before it is to die after the step that was before it.
-        numbers = [number for number, step in enumerate(steps[command])
-                   if fault is Fault.FAIL_BEFORE or not step.startswith("read: ")]
-        assert len(numbers) >= 4, steps
-        for number in numbers:
+        targets = counted(steps[command], fault)
+        assert len(targets) >= 4, steps
+        for number, step in enumerate(targets):
             if command is Command.DEL:
                 here.call(Command.ADD)
-            what = f"{fault.value} step {number} of {command}: {steps[command][number]}"
-            stays = {Command.ADD: fault is Fault.KILL_AFTER and number == numbers[-1],     # the runtime was told
-                     Command.DEL: fault is Fault.KILL_BEFORE and number == numbers[0]}[command]
+            what = f"{fault.value} step {number} of {command}: {step}"
+            last = number == len(targets) - 1
+            stays = {Command.ADD: fault is Fault.KILL_AFTER and last,        # the runtime was told
+                     Command.DEL: fault is Fault.KILL_BEFORE and number == 0}[command]
             strike(here, faults, command, number, fault, what)
             recover(here, faults, fault, ["attached"] if stays else [], what)
             check(attached if stays else before, here, what)
@@ -177,9 +176,7 @@ def test_at_every_step_of_a_repair(kernel: Kernel, vf: VirtualFunction, faults: 
         here.attachments.repair.reconcile()
         steps, nothing = list(faults.steps), here.left()
         assert node.differences(before, node.snapshot()) == []
-    for number, step in enumerate(steps):
-        if fault is not Fault.FAIL_BEFORE and step.startswith("read: "):
-            continue
+    for number, step in enumerate(counted(steps, fault)):
         what = f"{fault.value} step {number} of a repair: {step}"
         with orphaned(kernel, tmp_path, vf) as here:
             faults.arm(number, fault)

@@ -41,7 +41,7 @@ class Fault(Enum):
 
 
 class Faults:
-    """`arm` it, call something; `steps` are what that did until then. `read` ones only fail."""
+    """`arm` it with the number of a step among `counted`, call something; `steps` are what that did until then."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -63,10 +63,10 @@ class Faults:
             raise Killed
         if self._depth:                  # within another step: part of it
             return do()
-        number, name = len(self.steps), f"read: {name}" if read else name
+        name = f"read: {name}" if read else name
         self.steps.append(name)
         armed, fault = self._armed or (None, Fault.FAIL_BEFORE)
-        if number != armed or (read and fault is not Fault.FAIL_BEFORE):
+        if self.struck or len(counted(self.steps, fault)) - 1 != armed or name not in counted([name], fault):
             return self._do(do)
         self.struck = True
         if not fault.before:
@@ -82,6 +82,13 @@ class Faults:
             return do()
         finally:
             self._depth -= 1
+
+
+def counted(steps: list[str], fault: Fault) -> list[str]:
+    """Those at which the fault can strike. A read changes nothing: to die before it is to die after the step that
+    was before it.
+    """
+    return steps if fault is Fault.FAIL_BEFORE else changes(steps)
 
 
 def changes(steps: list[str]) -> list[str]:
