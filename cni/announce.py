@@ -88,6 +88,8 @@ def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival:
     until = time.monotonic() + PATIENCE
     waiting = set(arrival.addresses)
     due: list[tuple[float, IPv4Address | IPv6Address]] = []       # to be said again
+    heard = select.poll()
+    heard.register(events, select.POLLIN)
     while (waiting or due) and (now := time.monotonic()) < until and find_place(arrival.netns) == place:
         link = links.find(arrival.index)
         if link is None:
@@ -99,7 +101,7 @@ def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival:
         due += [(now + _REPEAT, address) for address in ready]
         waiting -= ready
         rest = min([until, now + _LOOK, *(moment for moment, _ in due)]) - now
-        if select.select([events], [], [], rest)[0]:
+        if heard.poll(max(0.0, rest) * 1000):
             events.drain()
     if waiting:
         log.info("index %d of %s: not announced within %.0f s: %s", arrival.index, arrival.netns, PATIENCE,

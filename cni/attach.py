@@ -39,7 +39,7 @@ from cni.netns import find_file_system, is_netns, links_in
 from cni.protocol import CniError, Code, Command, Request, describe_call, find_pod
 from cni.record import Baseline, HomeLink, Owner, Phase, Record, Wanted
 from cni.repair import Repair
-from cni.result import Addresses, Interface, find_previous, format_result, join_results
+from cni.result import Addresses, Interface, RecordedResult, find_previous, format_result, join_results
 from cni.status import check_status
 from cni.steps import MacOrder
 from cni.store import Store
@@ -82,9 +82,9 @@ class Attachments:
             case Command.STATUS:
                 check_status(self._kernel, self._store, call)
             case _:
-                calls, attachment = self._custody.calls, call.request.attachment
-                with (calls.turn(call.deadline), calls.place(),
-                      self._custody.hold_attachment(attachment, call.deadline)):
+                calls = self._kernel.calls
+                with (self._custody.hold_attachment(call.request.attachment, call.deadline),
+                      calls.turn(call.deadline + UNDO_BUDGET), calls.place()):
                     return self._handle_one(call)
         return None
 
@@ -151,7 +151,7 @@ class Attachments:
         if same and lost is None:
             with links_in(call.netns_fd) as pod:
                 if pod.cookie == known.owner.cookie:
-                    return known.result
+                    return RecordedResult(known.result or {})
         if not same or lost is None:
             self._take_back(known)
         return None
@@ -212,7 +212,8 @@ class Attachments:
     def _ask_ipam(self, conf: NetConf, call: Invocation) -> Addresses:
         if conf.ipam is None:
             return Addresses()
-        addresses = ipam_add(conf.ipam, call.request, call.timeout)
+        with self._kernel.calls.aside():
+            addresses = ipam_add(conf.ipam, call.request, call.timeout)
         self._kernel.trace("ipam")
         return addresses
 
@@ -225,9 +226,10 @@ class Attachments:
             self._detacher.free(conf.ipam, call.request, max(until - time.monotonic(), 1.0))
 
         # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
-        kept = partial(_try, free, error) if isinstance(error, NothingGiven) else free
+        kept = partial(_try, free, error, level=logging.INFO) if isinstance(error, NothingGiven) else free
         patience = min(time.monotonic() + HANDED_BACK, until)
-        _try(partial(self._custody.release, record, call.netns_fd, patience, kept), error)
+        # No time to have the netdev made anew: repair will, if it must.
+        _try(partial(self._custody.release, record, call.netns_fd, patience, kept, anew=False), error)
 
     def _new_record(self, vf: Vf, home: HomeLink | None, settings: VfSettings, conf: NetConf, request: Request,
                     pod: Pod) -> Record:
@@ -262,10 +264,14 @@ def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, mtu
                      sandbox=request.netns, pci=vf.address)
 
 
-def _try(step: Callable[[], None], error: BaseException) -> None:
-    """A step of an undo: one that fails does not keep the others from being done, nor hides `error`."""
+def _try(step: Callable[[], None], error: BaseException, *, level: int = logging.ERROR) -> None:
+    """A step of an undo: one that fails does not keep the others from being done, nor hides `error`.
+
+    It is told with `error` where it is an ERROR.
+    """
     try:
         step()
     except Exception as failure:
-        log.error("undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
-        error.add_note(f"undo failed: {failure}")
+        log.log(level, "undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
+        if level == logging.ERROR:
+            error.add_note(f"undo failed: {failure}")

@@ -37,7 +37,7 @@ def find_usable_link(kernel: Kernel, host: Links, vf: Vf, came_home: Link | None
     if is_userspace(driver):
         return None
     found = kernel.inspect_link(host, vf.address)
-    if found is not None and not _is_as_it_came(found[0], came_home) and kernel.settle(found[0].index):
+    if found is not None and not _is_as_it_came(found[0], came_home) and kernel.await_udev(found[0].index):
         found = kernel.inspect_link(host, vf.address)
     if found is None:
         raise Refused(f"the netdev of {vf} is not on the host: it is in another network namespace, and not "
@@ -137,6 +137,8 @@ def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: P
         host.change(link.index, what, netns_fd=pod.netns_fd, name=pod.ifname, mac=conf.mac, mtu=mtu, up=True)
 
     what = f"move {printable(link.name)} of {vf} into the pod as {pod.ifname}"
+    if conf.mtu is not None:
+        what += f" with mtu {conf.mtu}"
     # With an altname that is taken there the kernel moves no netdev, nor renames one to its own altname.
     clashing = [name for name in link.altnames if name == pod.ifname or pod.links.find(name) is not None]
     if clashing:

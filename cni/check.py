@@ -59,7 +59,8 @@ def check_attachment(kernel: Kernel, custody: Custody, store: Store, call: Invoc
             raise _differs(record, what)
     ipam = find_ipam(request.config)
     if ipam is not None:
-        ipam_forward(ipam, request, call.timeout)
+        with kernel.calls.aside():
+            ipam_forward(ipam, request, call.timeout)
 
 
 def _find(store: Store, request: Request) -> Record:
@@ -151,6 +152,8 @@ def own_addresses(record: Record) -> Addresses:
     result = record.result or {}
     names = [(each.get("name"), each.get("sandbox")) for each in result.get("interfaces") or ()]
     own = (record.owner.ifname, record.owner.netns)
-    index = names.index(own) if own in names else 0
-    return parse_addresses({"ips": [ip for ip in result.get("ips") or () if ip.get("interface") in (None, index)],
+    if own not in names:
+        return Addresses()
+    index = names.index(own)
+    return parse_addresses({"ips": [ip for ip in result.get("ips") or () if ip.get("interface") == index],
                             "routes": result.get("routes") if len(names) == 1 else ()}, "the recorded result")

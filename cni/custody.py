@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from enum import StrEnum
 from functools import partial
 
 from cni.home import bring_home
 from cni.ipam import ipam_release
 from cni.kernel import Kernel
-from cni.locks import KeyedLocks
+from cni.locks import Busy, KeyedLocks
 from cni.marks import Marks
 from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
-from cni.queue import CALLS_WIDTH, FairQueue
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
@@ -48,11 +47,10 @@ class Custody:
     """Every record of the node passes through here on its way out; any number of threads may use it.
 
     Whoever changes a VF or its record holds the VF's lock (`hold`, `claim`); whoever asks IPAM for an
-    attachment holds that one's (`hold_attachment`). `calls` is the queue for those who do either.
+    attachment holds that one's (`hold_attachment`).
     """
 
     def __init__(self, kernel: Kernel, store: Store) -> None:
-        self.calls = FairQueue(CALLS_WIDTH, busy="other calls came before this one, and take their time")
         self._kernel = kernel
         self._store = store
         self._locks = KeyedLocks()
@@ -68,13 +66,17 @@ class Custody:
         """What was done that no DEL had done."""
         return self._tally.counts
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Let another call have this one's place for as long as it waits for an IPAM plugin."""
+        return self._kernel.calls.aside()
+
     @contextmanager
     def hold(self, vf: PciAddress, deadline: float) -> Iterator[None]:
         """The VF's lock; Busy where another call has it until `deadline` (time.monotonic).
 
         Its holder's changes of the kernel come before those of holders that come later.
         """
-        with self._kernel.changes.turn(), self._locks.hold(vf, f"VF {vf}", deadline):
+        with self._hold(vf, f"VF {vf}", deadline):
             yield
 
     @contextmanager
@@ -82,7 +84,17 @@ class Custody:
         """The attachment's lock; as `hold`."""
         container_id, ifname = attachment
         what = f"attachment {container_id[:13]}/{ifname}"
-        with self._kernel.changes.turn(), self._locks.hold(attachment, what, deadline):
+        with self._hold(attachment, what, deadline):
+            yield
+
+    @contextmanager
+    def _hold(self, key: Hashable, what: str, deadline: float) -> Iterator[None]:
+        with self._kernel.changes.turn(), ExitStack() as stack:
+            try:
+                stack.enter_context(self._locks.hold(key, what, 0.0))
+            except Busy:
+                with self._kernel.calls.aside():      # who has the lock may need a place
+                    stack.enter_context(self._locks.hold(key, what, deadline))
             yield
 
     def claim(self, stack: ExitStack, device: PciAddress, deadline: float, check: Callable[[], None]) -> None:
@@ -103,7 +115,7 @@ class Custody:
                 if time.monotonic() > patience:
                     raise self._refusal(record)
             check()
-            with self.calls.aside(), self._freed:      # the DEL that this waits for may be in the queue
+            with self._kernel.calls.aside(), self._freed:      # the DEL that this waits for may be in the queue
                 self._freed.wait_for(lambda: self._store.find(device) is None, _CLAIM_POLL)
 
     def is_outdated(self, record: Record) -> bool:
@@ -132,7 +144,7 @@ class Custody:
             return Loss.NETNS_GONE
         return Loss.HELD if sight is Sight.DEAD else None
 
-    def settle(self, record: Record, deadline: float) -> bool:
+    def settle(self, record: Record, deadline: float, *, anew: bool = False) -> bool:
         """Bring the VF home if it is its owner's no more; whether it is free now. The caller holds its lock.
 
         Its addresses are owed then, for `pay`.
@@ -143,17 +155,18 @@ class Custody:
         if loss is None or loss is Loss.HELD:
             return False
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
-            self._kernel.settle(link.index)      # udev names what comes back: after us is too late
+            self._kernel.await_udev(link.index)      # udev names what comes back: after us is too late
         rest = self._store.owe(record)
         self._kernel.trace("owed")
-        self._bring_home(rest, None, deadline)
+        self._bring_home(rest, None, deadline, anew=anew)
         self._drop(rest)
         what = f"VF {record.vf}: brought home: {record.owner}: {loss}"
         self._tally.add_home(what, str(loss))
         log.warning("%s", what)
         return True
 
-    def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None]) -> None:
+    def release(self, record: Record, pod_fd: int | None, deadline: float, free: Callable[[], None], *,
+                anew: bool = True) -> None:
         """Bring the VF home, give its addresses back by `free`, drop the record. The caller holds both locks.
 
         `pod_fd` may be its pod's namespace, where the record's path does not open. What fails does not keep
@@ -164,7 +177,7 @@ class Custody:
             # Who dies half way must not leave half a VF to a pod that lives on.
             record = self._store.mark_detaching(record)
             self._kernel.trace("detaching")
-        home = partial(self._bring_home, record, pod_fd, deadline)
+        home = partial(self._bring_home, record, pod_fd, deadline, anew=anew)
         if record.ipam is not None and asks_inside(record.ipam.plugin):
             unpaid, away = _attempt(free), _attempt(home)
         else:
@@ -183,7 +196,8 @@ class Custody:
         """Do the IPAM DEL that the attachment owes, if it does. The caller holds the attachment's lock."""
         owed = self._store.find_owed(attachment)
         if owed is not None and owed.ipam is not None:
-            ipam_release(owed.ipam, timeout)
+            with self._kernel.calls.aside():
+                ipam_release(owed.ipam, timeout)
             self._store.forget_owed(attachment)
             self._kernel.trace("paid")
             what = f"the addresses of {owed.owner}: given back by {owed.ipam.plugin}"
@@ -200,12 +214,12 @@ class Custody:
 
     # -- one record --------------------------------------------------------------------------------------
 
-    def _bring_home(self, record: Record, pod_fd: int | None, deadline: float) -> None:
+    def _bring_home(self, record: Record, pod_fd: int | None, deadline: float, *, anew: bool) -> None:
         if self.is_outdated(record):
             return                               # the baseline is another VF's
         with ExitStack() as stack:
             pod = _enter_own_netns(record, pod_fd, stack)
-            self._home[record.vf] = bring_home(self._kernel, record, pod, deadline)
+            self._home[record.vf] = bring_home(self._kernel, record, pod, deadline, anew=anew)
         if record.baseline.admin_mac:
             self._marks.add(record.vf, self._kernel.identity(record.vf), record.baseline.settings.mac)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +13,15 @@ from cni.invocation import Invocation
 from cni.ipam import ipam_delete, ipam_release, remember_ipam
 from cni.leftover import Leftover
 from cni.netconf import find_ipam
-from cni.protocol import Request, find_pod
+from cni.protocol import Request, describe_call, find_pod
 from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
 from cni.takeover import Forerunner
 from sriov.errors import SriovError
 from sriov.pci import PciAddress
+
+log = logging.getLogger(__name__)
 
 
 class Detacher:
@@ -41,7 +44,11 @@ class Detacher:
             self.free(ipam, request, call.timeout)
 
         try:
-            record = self._store.find_attachment(request.attachment) or self._take_over(call)
+            record = self._store.find_attachment(request.attachment)
+            if record is None:
+                record = self._take_over(call)
+            elif record.owner.network != request.network:       # another of the pod's, under the same name
+                record = None
         except SriovError as error:        # sriov-cni's files are no matter of the addresses
             try:
                 free()
@@ -57,7 +64,15 @@ class Detacher:
                         left = self._store.owe(left)
                     self._release(left, call.netns_fd, free)
                     return
-        free()
+        try:
+            free()
+        except SriovError as error:
+            # Nothing of ours is there, nor was: a record comes before the IPAM plugin's ADD. A network whose plugin
+            # is not to be had would keep its pods from ever ending.
+            if record is not None or self._store.find_owed(request.attachment) is not None:
+                raise
+            log.warning("%s: it is unknown here, and its addresses, if there are any, could not be given back: %s",
+                        describe_call(request.environment), error)
 
     def drop(self, record: Record, call: Invocation) -> None:
         """End an attachment without its DEL, unless something else was done about it since `record` was read."""
@@ -123,7 +138,8 @@ class Detacher:
     def free(self, ipam: str | None, request: Request, timeout: float) -> None:
         """Give the attachment's addresses back, by the runtime's own words."""
         if ipam is not None:
-            ipam_delete(ipam, request, timeout)
+            with self._custody.aside():
+                ipam_delete(ipam, request, timeout)
             owed = self._store.find_owed(request.attachment)
             if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
                 self._store.forget_owed(request.attachment)      # another plugin's is done by repair

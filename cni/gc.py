@@ -39,7 +39,8 @@ def collect_garbage(detacher: Detacher, store: Store, call: Invocation) -> None:
             error.add_note(f"while ending {what}")
             failures.append(error)
         else:
-            log.info("GC of network %s: ended %s", call.request.network, what)
+            log.info("GC of network %s: %s: not valid any more, ended unless it changed meanwhile",
+                     call.request.network, what)
 
     try:
         for what, step in _steps(detacher, store, call, valid):

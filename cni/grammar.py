@@ -20,7 +20,8 @@ IFNAME_BYTES = 15                                        # IFNAMSIZ of linux/if.
 
 _LABEL, _SUBDOMAIN = re.compile(LABEL), re.compile(SUBDOMAIN)
 _MAX_NAMESPACE, _MAX_NAME = 63, 253                      # what the API server takes as metadata.name
-_IFNAME = re.compile(r"(?!\.{1,2}\Z)[^/:\s\0\ud800-\udfff]+")      # dev_valid_name() of the kernel
+# dev_valid_name() of the kernel; a percent sign it takes for a place to put a number (__dev_alloc_name).
+_IFNAME = re.compile(r"(?!\.{1,2}\Z)[^/:%\s\0\ud800-\udfff]+")
 # containerd and CRI-O call the interface of the cluster's network eth0 in every pod.
 _TAKEN = {"lo": "loopback interface", "eth0": "interface in the cluster's network"}
 _GUID = re.compile(r"[0-9a-f]{2}(?:(:|-)[0-9a-f]{2}(?:\1[0-9a-f]{2}){6})|[0-9a-f]{4}(?:\.[0-9a-f]{4}){3}", re.I)
@@ -54,7 +55,8 @@ def parse_ifname(text: str) -> str:
     if text in _TAKEN:
         raise InputError(f"is every pod's {_TAKEN[text]}")
     if not is_ifname(text):
-        raise InputError(f"is not an interface name: 1 to {IFNAME_BYTES} bytes, no slash, colon or white space")
+        raise InputError(f"is not an interface name: 1 to {IFNAME_BYTES} bytes, no slash, colon, percent sign or "
+                         "white space")
     return text
 
 

@@ -31,12 +31,14 @@ _TRIES = 5
 _KEPT_BY_UDEV = re.compile(r"[0-9A-Za-z#+.:=@_-]+")
 
 
-def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: float) -> Link | None:
+def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: float, *, anew: bool = True,
+               ) -> Link | None:
     """Restore the VF of `record`; `pod` are the links of its network namespace, None where that is gone.
 
     Returns its netdev as it is then; None where it has none, and where the VF itself is gone. Raises
     SriovError where it is not as the baseline says; `deadline` is a time.monotonic() value: until then its netdev
-    is waited for, which the kernel may be about to hand back.
+    is waited for, which the kernel may be about to hand back. `anew`: if nothing else does, its driver may make it
+    anew, which takes some seconds more.
     """
     try:
         vf = kernel.locate(record.vf)
@@ -51,7 +53,9 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     with Links.open() as host:
         # Bound to another driver since, or to none: no netdev exists that could come home.
         if record.baseline.link is not None and driver is not None and not is_userspace(driver):
-            link = _bring_link_home(kernel, host, vf, record, record.baseline.link, pod, deadline)
+            # Of sriov-cni's pods nobody noted which namespace it was: it might live.
+            anew = anew and record.owner.cookie != 0
+            link = _bring_link_home(kernel, host, vf, record, record.baseline.link, pod, deadline, anew=anew)
         _restore_settings(kernel, host, vf, record)
     kernel.trace("home")
     return link
@@ -63,20 +67,20 @@ def describe_home(link: Link, traits: LinkTraits) -> HomeLink:
 
 
 def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink,
-                     pod: Links | None, deadline: float) -> Link:
-    """Move it; where that does not do, have it made anew."""
+                     pod: Links | None, deadline: float, *, anew: bool) -> Link:
+    """Move it; where that does not do, have it made anew if it may."""
     first = plan_home_mac(vf.order, record.baseline, home.mac, admin_mac_set=record.sets_mac).first
     if first is not None:
         kernel.set_vf(host, vf, first)
     reason = None
-    if pod is not None and pod.find_peers(kernel.netns_fd) and _can_rebind(kernel, host, vf, home):
+    if anew and pod is not None and _has_namespaces(kernel, pod) and _can_rebind(kernel, host, vf, home):
         # Nothing in the pod's namespace tells what stands on its netdev in one that the pod made itself.
         reason = "its pod moved links into network namespaces of its own, and what stands on it there stays on it"
     if reason is None:
         try:
             return _move_home(kernel, host, vf, record, home, pod, deadline)
         except (HostError, Gone) as error:
-            if not _can_rebind(kernel, host, vf, home):
+            if not anew or not _can_rebind(kernel, host, vf, home):
                 raise
             reason = str(error)
     log.warning("%s: its driver makes its netdev anew: %s", vf, reason)
@@ -90,6 +94,15 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
         raise
     kernel.trace("rebound")
     return _move_home(kernel, host, vf, record, home, None, time.monotonic(), is_new=True)
+
+
+def _has_namespaces(kernel: Kernel, pod: Links) -> bool:
+    """Whether the pod's namespace knows others than the host's; no where that cannot be told."""
+    try:
+        return bool(pod.find_peers(kernel.netns_fd))
+    except HostError as error:
+        log.warning("a pod's own namespaces are not looked for: %s", error)
+        return False
 
 
 def _can_rebind(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from cni.protocol import CniError, Code, Command, Request, parse_json
 from cni.record import Delegation
 from cni.result import Addresses, parse_addresses
+
+log = logging.getLogger(__name__)
 
 _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
@@ -57,8 +60,17 @@ def ipam_delete(plugin: str, request: Request, timeout: float) -> None:
 
 
 def ipam_forward(plugin: str, request: Request, timeout: float) -> None:
-    """Hand a CHECK, GC or STATUS on; raise CniError with the plugin's own code and words."""
-    _run(plugin, request.command, request.environment, request.stdin, timeout)
+    """Hand a CHECK, GC or STATUS on; raise CniError with the plugin's own code and words.
+
+    A plugin of before CNI 1.1.0 knows no GC and no STATUS, and has nothing to say.
+    """
+    try:
+        _run(plugin, request.command, request.environment, request.stdin, timeout)
+    except CniError as error:
+        unknown = error.code == Code.INVALID_ENVIRONMENT and "CNI_COMMAND" in error.message
+        if not unknown or request.command is Command.CHECK:
+            raise
+        log.debug("IPAM plugin %s knows no %s", plugin, request.command)
 
 
 def ipam_release(ipam: Delegation, timeout: float) -> None:

@@ -7,11 +7,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from cni.queue import FairQueue
+from cni.queue import CALLS_WIDTH, FairQueue
 from cni.steps import MacOrder, mac_order
 from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
@@ -41,7 +41,8 @@ class Vf:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """Adapters of one node. `netns_fd` is the host's network namespace.
+    """Adapters of one node. `netns_fd` is the host's network namespace. `calls` is the queue of those who use them:
+    who waits for anything but `changes` steps aside there.
 
     `settle(ifindex)` returns once udev is done with a netdev, true if that took waiting; `trace` hears of
     each step of a change.
@@ -53,6 +54,8 @@ class Kernel:
     boot_id: str
     settle: Callable[[int], bool]
     trace: Callable[[str], None]
+    calls: FairQueue = field(default_factory=lambda: FairQueue(
+        CALLS_WIDTH, busy="other calls came before this one, and take their time"))
 
     def locate(self, address: PciAddress) -> Vf:
         """Raise Gone where there is no such VF, InputError where the address is not a VF's, HostError."""
@@ -90,6 +93,11 @@ class Kernel:
         """As `find_link`, with all that stays on the link when it moves to another namespace."""
         netdev = self.sysfs.find_netdev(address)
         return None if netdev is None else host.inspect(netdev[1])
+
+    def await_udev(self, index: int) -> bool:
+        """Until udev is done with netdev `index`; whether that took waiting."""
+        with self.calls.aside():
+            return self.settle(index)
 
     def inspect_vf(self, host: Links, vf: Vf) -> tuple[Link, VfSettings]:
         """The PF's netdev, and what it enforces on the VF now: one message says both."""

@@ -12,7 +12,7 @@ from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
 from cni.values import Values
 from sriov.errors import InputError
-from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings
+from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings, printable
 from sriov.pci import MacAddress, PciAddress
 
 _STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "prevResult", "runtimeConfig",
@@ -202,10 +202,11 @@ class _Reader(Values):
 
     def check_keys(self, report: Report) -> None:
         known = (*_STANDARD_KEYS, *_OUR_KEYS)
+        folded = {key.lower(): key for key in known}
         for key in self.document:
             if key not in known and not key.startswith("cni.dev/"):
-                near = report.suggest(key, known)
-                self._odd(self, key, "unknown key" + (f", did you mean {near}?" if near else ""))
+                near = folded.get(key.lower()) or report.suggest(key, known)
+                self._odd(self, printable(key), "unknown key" + (f", did you mean {near}?" if near else ""))
 
     def _odd(self, where: Values, key: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""

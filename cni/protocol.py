@@ -270,7 +270,7 @@ def _check_names(command: Command, environment: Mapping[str, str], network: obje
                        f"dashes and underscores, got {show(container_id)}")
     if of_a_container and not is_ifname(ifname):
         raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_IFNAME: expected 1 to {IFNAME_BYTES} bytes of UTF-8 "
-                       f"without slash, colon or white space, got {show(ifname)}")
+                       f"without slash, colon, percent sign or white space, got {show(ifname)}")
     if not isinstance(network, str) or _NAME.fullmatch(network) is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: name: expected letters, digits, dots, "
                        f"dashes and underscores, got {show(network)}")

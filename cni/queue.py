@@ -19,8 +19,9 @@ T = TypeVar("T")
 # The routing-netlink lock is one for the whole host. Measured with 14 ADD and DEL at once (tests/bench/queue.py):
 # all of them together take the same time at each width, and half of them are done soonest at this one.
 QUEUE_WIDTH = 1
-# While some wait for the kernel others parse, read, ask IPAM. But each thread that wants to run wakes the others
+# While one has the kernel others parse, read, write records. But each thread that wants to run wakes the others
 # 2,000 times a second (sys.setswitchinterval of the agent): 64 of them left an emulated CPU time for nothing else.
+# Who waits for a lock, IPAM, udev or a namespace's end has no place meanwhile.
 CALLS_WIDTH = 8
 
 

@@ -28,14 +28,17 @@ def rebind(kernel: Kernel, vf: Vf) -> None:
     forced = override is None and not sysfs.read_autoprobe(vf.pf)
     if forced:
         sysfs.set_driver_override(vf.address, driver)
-    sysfs.unbind(vf.address)
-    sysfs.probe(vf.address)
-    if forced:
-        sysfs.set_driver_override(vf.address, None)
+    try:
+        sysfs.unbind(vf.address)
+        sysfs.probe(vf.address)
+    finally:
+        if forced:
+            sysfs.set_driver_override(vf.address, None)
     deadline = time.monotonic() + _PATIENCE
     while (netdev := sysfs.find_netdev(vf.address)) is None:
         if time.monotonic() > deadline:
             raise HostError(f"{vf}: {driver} was bound anew, and made no netdev in {_PATIENCE:.0f} s",
                             hint="see what dmesg says of it; a PF that is down or resets answers no VF")
-        time.sleep(_POLL)
-    kernel.settle(netdev[1])
+        with kernel.calls.aside():
+            time.sleep(_POLL)
+    kernel.await_udev(netdev[1])

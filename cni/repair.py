@@ -28,6 +28,7 @@ INTERVAL = 3.0           # seconds between two looks at all records
 LONGEST_REST = 60.0      # seconds to the next try where one failed again and again
 START_BUDGET = 5.0       # seconds that an agent's start may be late for repairs; the others are done later
 VF_BUDGET = 2.0          # the same for one VF, or one IPAM DEL
+_TRIES_ANEW = 6          # from then on a VF's driver is not asked to make its netdev anew again
 IPAM_BUDGET = 30.0       # seconds for an IPAM DEL that nobody waits for
 
 
@@ -159,7 +160,9 @@ class Repair:
             return self._wait(record, trouble)
         try:
             with self._custody.hold(record.vf, now):      # no waiting: who has it may end the matter
-                self._custody.settle(record, now + VF_BUDGET)
+                # The kernel may be about to hand it back; and what did not help a few times will not.
+                anew = now > trouble.since + HANDED_BACK and trouble.tries < _TRIES_ANEW
+                self._custody.settle(record, now + VF_BUDGET, anew=anew)
             self._owing.set()
         except Busy:
             return trouble

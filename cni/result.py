@@ -31,6 +31,10 @@ _PREVIOUS_LIMIT = 1 << 20       # bytes: our own result, which repeats it, has t
 _LISTS, _OBJECTS = ("interfaces", "ips", "routes"), ("ip4", "ip6", "dns")
 
 
+class RecordedResult(dict[str, Any]):
+    """The result of an earlier ADD, which this one only repeats."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
     name: str

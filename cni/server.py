@@ -1,7 +1,7 @@
 """The agent's unix socket: a thread for each call of the CNI executable.
 
-Threads and not coroutines: a call is a sequence of blocking kernel changes, and a call that waits for
-another one's VF must never keep a worker from it.
+Threads and not coroutines: a call is a sequence of blocking kernel changes. How many are at work at a time is
+Kernel.calls' affair: one that waits for another one's VF must never keep its place from it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Handler(socketserver.BaseRequestHandler):
             try:
                 self.request.sendall(encode_answer(reply))
             except OSError as error:
-                if call.env.get("CNI_COMMAND") == "ADD" and reply.status == 0:
+                if call.env.get("CNI_COMMAND") == "ADD" and reply.status == 0 and not reply.repeated:
                     log.warning("%s: the caller went away before its answer: undoing it: %s",
                                 describe_call(call.env), error)
                     answer(self.server.attachments, {**call.env, "CNI_COMMAND": "DEL"}, call.stdin, call.netns)

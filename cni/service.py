@@ -6,11 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cni.attach import Attachments
 from cni.invocation import BUDGET, Invocation
 from cni.protocol import VERSIONS, Command, describe_call, format_error, parse_config, parse_request
+from cni.result import RecordedResult
 from cni.wire import Answer
 from sriov.errors import SriovError
 
@@ -32,7 +34,8 @@ def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns
         if request.command is Command.VERSION:
             return answer_version(stdin)
         call = Invocation(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
-        reply = _answer(0, attachments.handle(call))
+        result = attachments.handle(call)
+        reply = replace(_answer(0, result), repeated=isinstance(result, RecordedResult))
     except SriovError as error:
         log.warning("%s: failed after %.0f ms: %s", shown, 1000 * (time.monotonic() - started), error)
         return fail(error, stdin)

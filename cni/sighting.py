@@ -53,9 +53,8 @@ class Place:
             yield "features: cannot be read"
 
     def foreign_programs(self, home: HomeLink) -> tuple[tuple[int, int], ...]:
-        """XDP programs that it did not have at home; none where that is not known."""
-        own = home.traits.programs
-        return () if own is None else tuple(each for each in self.traits.programs or () if each not in own)
+        """XDP programs that it did not have at home; all where that is not known: it comes from a pod."""
+        return tuple(each for each in self.traits.programs or () if each not in (home.traits.programs or ()))
 
 
 def _say(what: str, expected: object, found: object) -> str:
@@ -74,7 +73,8 @@ def find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float
         if time.monotonic() > deadline:
             raise HostError(f"the netdev of {vf} is neither on the host nor in its pod's network namespace",
                             hint="a namespace that something still holds open keeps its netdevs")
-        time.sleep(_POLL)
+        with kernel.calls.aside():
+            time.sleep(_POLL)
 
 
 def look(links: Links, key: int | str) -> Place | None:

@@ -177,6 +177,8 @@ class _Folder:
             record = parse_record(path.read_text())
             if self._file(record) != path:
                 raise SriovError(f"not the record of this file: {self._name(record)}")
+        except IsADirectoryError:
+            self.damaged.append(f"{path}: it is a folder")
         except Refused as error:
             raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
         except (SriovError, UnicodeDecodeError) as error:

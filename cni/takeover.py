@@ -18,6 +18,7 @@ from cni.record import Delegation, Owner, Phase, Record
 from cni.sriovcache import SriovCache
 from cni.store import Attachment
 from sriov.errors import Gone, InputError, Refused
+from sriov.model import is_userspace
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,23 @@ class Forerunner:
     def had(self, vf: PciAddress) -> bool:
         """Whether some pod has or had this VF and no DEL came; raise Refused where that one lives."""
         noted = self._cache.read_netns(vf)
-        if noted is not None and netns_cookie(noted[0]) is not None:
+        if noted is not None and self._may_live(vf, noted[0]):
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {noted[0]}")
         return noted is not None
+
+    def _may_live(self, vf: PciAddress, netns: str) -> bool:
+        """Whether the namespace lives that sriov-cni gave the VF to, or may: where it cannot be seen from here, and
+        the VF is not on the host.
+        """
+        sysfs = self._kernel.sysfs
+        if netns_cookie(netns) is not None:
+            return True
+        if sysfs.find_netdev(vf) is not None:
+            return False
+        driver = sysfs.read_driver(vf)
+        elsewhere = driver is not None and not is_userspace(driver)
+        # A plain file is how a mount looks that did not propagate; /proc has the pods of its own container only.
+        return elsewhere or os.path.lexists(netns) or netns.startswith("/proc/")
 
     def of_vf(self, vf: PciAddress) -> list[Leftover]:
         """What dead pods left of this VF, the first that had it first; raises as `had`. In `hold`."""

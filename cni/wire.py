@@ -48,10 +48,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the executable prints on stdout (empty: nothing) and the status that it exits with."""
+    """What the executable prints on stdout (empty: nothing) and the status that it exits with.
+
+    `repeated`: of an ADD that was done before; not for the executable.
+    """
 
     status: int
     document: bytes = b""
+    repeated: bool = False
 
 
 def encode_call(env: Mapping[str, str], stdin: bytes) -> bytes:

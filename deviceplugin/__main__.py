@@ -40,6 +40,7 @@ from sriov.host.discovery import discover
 from sriov.host.knownfile import KnownFile
 from sriov.host.packages import PackageMemory
 from sriov.host.udev import Udev
+from sriov.log import LineFormatter
 from sriov.provision.executor import Executor
 from sriov.provision.ledger import Ledger
 from sriov.provision.makers import read_claims
@@ -53,8 +54,9 @@ SWITCH_INTERVAL = 0.0005   # seconds; a CNI call must not wait 5 ms for a scan's
 def main(argv: Sequence[str] | None = None, *, trace: Callable[[str], None] = log.debug) -> int:
     """`trace` hears of each step of an ADD or DEL: "record", "settings", "move" and so on."""
     args = _parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(),
-                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=args.log_level.upper(), handlers=[handler])
     try:
         _check_places(args)
         source = PoolSource(args.pool_file, args.node_name)

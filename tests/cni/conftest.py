@@ -36,7 +36,7 @@ def request_of(tmp_path):
         environment = {"CNI_COMMAND": command.value, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/x",
                        "CNI_IFNAME": "net1", "CNI_PATH": f"{tmp_path}/none::{tmp_path}/bin", **env}
         return Request(command=command, container_id="c1", ifname="net1", netns="/x", args={}, version="1.0.0",
-                       environment=environment, config={}, stdin=stdin)
+                       network="net", environment=environment, config={}, stdin=stdin)
 
     return make
 

@@ -90,7 +90,8 @@ def test_interface_names_that_the_kernel_refuses(name):
     for text in (f"n@{name}", element(interface=name), element(interfaceRequest=name)):
         (problem,) = problems(text)
         assert problem.startswith("networks[0].interface")
-        assert problem.endswith("is not an interface name: 1 to 15 bytes, no slash, colon or white space")
+        assert problem.endswith("is not an interface name: 1 to 15 bytes, "
+                                "no slash, colon, percent sign or white space")
 
 
 def test_interface_names_that_are_taken():

@@ -38,7 +38,7 @@ def find(mode=None, kind="ether", driver="iavf"):
 
     kernel: Any = SimpleNamespace(
         sysfs=SimpleNamespace(read_driver=lambda vf: driver), eswitch_mode=eswitch_mode,
-        inspect_link=lambda host, vf: (links[9], LinkTraits()), settle=lambda index: False)
+        inspect_link=lambda host, vf: (links[9], LinkTraits()), await_udev=lambda index: False)
     found = find_usable_link(kernel, ANY, VF, None)
     check_supported(kernel, VF, links[4])
     return found
@@ -77,7 +77,8 @@ def test_a_mode_that_cannot_be_read_is_not_legacy():
 @pytest.mark.parametrize("before", [None, link(9, "eth0", pci=ADDRESS)])
 def test_a_netdev_is_looked_at_again_after_waiting_for_udev(before):
     looks = [link(9, "eth0", pci=ADDRESS), link(9, "ens1f0v1", pci=ADDRESS)]
-    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: "iavf"), settle=lambda index: True,
+    sysfs = SimpleNamespace(read_driver=lambda vf: "iavf")
+    kernel: Any = SimpleNamespace(sysfs=sysfs, await_udev=lambda index: True,
                                   inspect_link=lambda host, vf: (looks.pop(0), LinkTraits()))
     found = find_usable_link(kernel, ANY, VF, before)
     assert found is not None
@@ -86,7 +87,8 @@ def test_a_netdev_is_looked_at_again_after_waiting_for_udev(before):
 
 def test_a_netdev_that_leaves_while_udev_is_waited_for_is_refused():
     looks = [(link(9, "eth0", pci=ADDRESS), LinkTraits()), None]
-    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(read_driver=lambda vf: "iavf"), settle=lambda index: True,
+    sysfs = SimpleNamespace(read_driver=lambda vf: "iavf")
+    kernel: Any = SimpleNamespace(sysfs=sysfs, await_udev=lambda index: True,
                                   inspect_link=lambda host, vf: looks.pop(0))
     with pytest.raises(Refused, match="is not on the host"):
         find_usable_link(kernel, ANY, VF, None)

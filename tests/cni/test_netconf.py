@@ -270,6 +270,8 @@ def test_ipam_of_a_del():
 
 def test_unknown_keys_of_our_own_nads_are_problems_and_of_others_warnings():
     assert problems(vlna=3, foo=1) == ["vlna: unknown key, did you mean vlan?", "foo: unknown key"]
+    assert problems(VLAN=3) == ["VLAN: unknown key, did you mean vlan?"]
+    assert problems(**{"x\n2026": 1}) == ["x\\n2026: unknown key"]
     assert parse(type="sriov", vlna=3).warnings == ("vlna: unknown key, did you mean vlan?",)
     assert parse(type="sriov").warnings == ()
 

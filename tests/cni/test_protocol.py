@@ -26,6 +26,8 @@ ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c
 CONFIG = {"cniVersion": "1.0.0", "name": "net", "type": "vfpool"}
 SUPPORTED = "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
 
+IFNAME_WORDS = "1 to 15 bytes of UTF-8 without slash, colon, percent sign or white space"
+
 
 def request(config=None, **env):
     """The request of an ADD with these variables; None takes one away."""
@@ -143,7 +145,7 @@ def test_container_id(value):
 def test_interface_name(value):
     """The kernel holds 15 bytes (IFNAMSIZ), not characters."""
     assert refusal(request, CNI_IFNAME=value) == (
-        4, f"CNI_IFNAME: expected 1 to 15 bytes of UTF-8 without slash, colon or white space, got {value!r}")
+        4, f"CNI_IFNAME: expected {IFNAME_WORDS}, got {value!r}")
 
 
 @pytest.mark.parametrize("value", ["net1", "fifteen-letters", "...", ".a", "é" * 7])

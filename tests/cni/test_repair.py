@@ -62,7 +62,7 @@ class Fake(Custody):
             raise Busy(Code.TRY_AGAIN_LATER, "busy")
         yield
 
-    def settle(self, record, deadline):
+    def settle(self, record, deadline, *, anew=False):
         self.tried.append(record.vf)
         if record.vf in self.failures:
             raise self.failures[record.vf]
@@ -177,9 +177,9 @@ def test_a_start_does_not_wait_for_all(store, custody, clock, caplog):
     custody.losses = {ONE.vf: Loss.NETNS_GONE, TWO.vf: Loss.NETNS_GONE}
     settle = custody.settle
 
-    def slowly(record, deadline):
+    def slowly(record, deadline, *, anew):
         clock.now += START_BUDGET + 1
-        return settle(record, deadline)
+        return settle(record, deadline, anew=anew)
 
     custody.settle = slowly
     made = Repair(custody, store)
@@ -231,9 +231,9 @@ def test_a_failure_is_told_while_the_next_try_is_under_way(store, custody, clock
     made.reconcile()
     settle = custody.settle
 
-    def look(record, deadline):
+    def look(record, deadline, *, anew):
         seen.append(made.failures)
-        return settle(record, deadline)
+        return settle(record, deadline, anew=anew)
 
     custody.settle = look
     clock.now += INTERVAL
