@@ -545,13 +545,14 @@ class TestPythonModule:
             cni.delete(config(vfs[0].address), "c1", pod)
 
 
-def test_fourteen_at_once_for_twenty_rounds(cni: Cni, agent: Agent, vfs: Vfs) -> None:
+@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_fourteen_at_once(cni: Cni, agent: Agent, vfs: Vfs, rounds: int) -> None:
     """VLAN and MAC on untrusted VFs under a running udev: none fails, and traffic proves both."""
     node.run("udevadm", "settle")
     before = links()
     with ExitStack() as stack:
         pods = [stack.enter_context(netns()) for _ in vfs]
-        for number in range(20):
+        for number in range(rounds):
             confs = [config(vf.address, vlan=10 + n % 2, mac=f"02:00:00:00:{number:02x}:{n:02x}",
                             ipam=static(f"10.9.0.{n + 1}/24")) for n, vf in enumerate(vfs)]
             calls = [(conf, f"c{n}", pod) for n, (conf, pod) in enumerate(zip(confs, pods, strict=True))]
