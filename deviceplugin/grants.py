@@ -19,7 +19,7 @@ from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 0.5        # a pod's start waits for it
+ANSWER_SECONDS = 2.0        # a pod's start waits for it; on a node under load half a second was too little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
