@@ -76,7 +76,7 @@ def test_each_address_is_announced_twice_by_its_own_interface(pod, arrive):
     arrival, ear, other = arrive("10.9.0.1/24", "fd00::1/64")
     started = time.monotonic()
     start_announcing(pod.fd, arrival)
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 2.0
     for address in arrival.addresses:
         frame = announcement(arrival.mac, address)
         wait_for(f"two announcements of {address}", lambda: ear.count(frame) == 2)      # noqa: B023 - called at once
