@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from cni.queue import CALLS_WIDTH, FairQueue
+from cni.queue import CALLS_WIDTH, QUEUE_WIDTH, FairQueue
 from cni.steps import MacOrder, mac_order
 from sriov.errors import Gone, HostError
 from sriov.host.devlink import Devlink
@@ -143,12 +143,13 @@ def _given(changes: VfSettings) -> list[tuple[str, object]]:
 
 
 @contextmanager
-def open_kernel(settle: Callable[[int], bool], trace: Callable[[str], None] = log.debug) -> Iterator[Kernel]:
+def open_kernel(settle: Callable[[int], bool], trace: Callable[[str], None] = log.debug, *,
+                width: int = QUEUE_WIDTH) -> Iterator[Kernel]:
     """The kernel of this machine; the calling thread must be in the host's network namespace."""
     netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
-        yield Kernel(sysfs=Sysfs(), changes=FairQueue(), netns_fd=netns_fd, boot_id=boot_id, settle=settle,
+        yield Kernel(sysfs=Sysfs(), changes=FairQueue(width), netns_fd=netns_fd, boot_id=boot_id, settle=settle,
                      trace=trace)
     finally:
         os.close(netns_fd)

@@ -24,7 +24,6 @@ from tests.bench.contest import (
     LIKE_FOR_LIKE,
     OURS,
     PEER,
-    POOLS,
     UNTRUSTED,
     Case,
     Contestant,
@@ -36,7 +35,7 @@ from tests.bench.messages import count_requests
 from tests.bench.turns import show, timed
 from tests.lab.topology import VFS_PER_PF
 from tests.support import node
-from tests.support.node import Agent, Cni
+from tests.support.node import POOLS, Agent, Cni
 
 GROWTH = (1, 3, 5, VFS_PER_PF)
 Vfs = Sequence[VirtualFunction]

@@ -26,13 +26,6 @@ from tests.bench.turns import timed
 from tests.support import node
 from tests.support.node import Cni, CniFailed, config, netns
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 FLOOR, OURS, PEER = "floor", "vfpool", "sriov-cni"
 MAC = MacAddress("02:00:00:00:00:01")
 

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cni.kernel
-from cni.queue import FairQueue
+import pytest
+
+from cni.kernel import open_kernel
 from deviceplugin.__main__ import main as run_agent
-from tests.bench.contest import POOLS
 from tests.bench.turns import show
 from tests.lab.topology import VFS_PER_PF
 from tests.support import node
-from tests.support.node import Agent, Cni, config, netns
+from tests.support.node import POOLS, Agent, Cni, config, netns
 
 WIDTHS = (1, 2, 4, 14)
 Calls = list[tuple[dict[str, Any], str, str]]
@@ -91,6 +91,7 @@ def at_once(caller: Cni, command: str, calls: Calls) -> tuple[float, float]:
 if __name__ == "__main__":
     if "--state-dir" in sys.argv:        # as Agent calls it: an agent of the width that comes first
         width = int(sys.argv.pop(1))
-        setattr(cni.kernel, "FairQueue", partial(FairQueue, width))     # noqa: B010 - mypy: a type
-        sys.exit(run_agent())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("deviceplugin.__main__.open_kernel", partial(open_kernel, width=width))
+            sys.exit(run_agent())
     measure(*(int(argument) for argument in sys.argv[1:]))

@@ -21,17 +21,23 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from sriov.pci import MacAddress
 from tests.support import node
-from tests.support.node import PATIENCE, Agent, Cni, CniFailed, config, in_netns, ip, links, netns, ping, wait_for
+from tests.support.node import (
+    PATIENCE,
+    POOLS,
+    Agent,
+    Cni,
+    CniFailed,
+    config,
+    in_netns,
+    ip,
+    links,
+    netns,
+    ping,
+    wait_for,
+)
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 Vfs = list[VirtualFunction]
 HOLDING = ("-m", "tests.support.stopping_agent")
 MAC = "02:00:00:00:00:0%x"

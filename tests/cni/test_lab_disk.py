@@ -19,17 +19,10 @@ from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.attachments import trial
 from tests.support.faults import Faults, changes, injected
-from tests.support.node import Agent, Cni, CniFailed, config, netns, wait_for
+from tests.support.node import POOLS, Agent, Cni, CniFailed, config, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 Vfs = dict[str, tuple[VirtualFunction, VirtualFunction]]
 
 

@@ -15,17 +15,10 @@ import pytest
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
-from tests.support.node import Agent, Cni, CniFailed, config, netns
+from tests.support.node import POOLS, Agent, Cni, CniFailed, config, netns
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 MAC = "02:00:00:00:07:01"
 # What cni/ traces. After the last step of ADD it is the runtime's to end the attachment; the first one of DEL
 # decides that it ends.

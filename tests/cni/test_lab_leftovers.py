@@ -23,17 +23,10 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
 from tests.support.bpf import load_program, make_xdp_link
-from tests.support.node import Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
+from tests.support.node import POOLS, Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 Vfs = list[VirtualFunction]
 MAC = "02:00:00:00:02:0%x"
 CONF = {"vlan": 5, "mac": MAC % 1, "trust": "on"}

@@ -18,17 +18,10 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from sriov.status import BroughtHome, Problem
 from tests.support import node
-from tests.support.node import CNI_PATH, Agent, Cni, CniFailed, config, ip, links, netns, wait_for
+from tests.support.node import CNI_PATH, POOLS, Agent, Cni, CniFailed, config, ip, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 HOME_WITHIN = 10.0       # seconds from the end of a namespace: what is promised
 HOLDING = ("-m", "tests.support.stopping_agent")
 MAC = "02:00:00:00:01:0%x"

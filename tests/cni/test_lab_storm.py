@@ -16,8 +16,7 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.lab.topology import FULL, VFS_PER_PF
 from tests.support import node
-from tests.support.node import SHIM, Agent, Cni, wait_for
-from tests.trials.__main__ import POOLS
+from tests.support.node import POOLS, SHIM, Agent, Cni, wait_for
 from tests.trials.storm import Fate, Storm, Tally
 from tests.trials.vfs import Loss
 

@@ -11,17 +11,9 @@ from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from sriov.pools.assignment import Pool, Selector, assign
 from tests.support import node
-from tests.support.node import Agent, Cni, CniFailed, config, ip, netns
+from tests.support.node import POOLS, Agent, Cni, CniFailed, config, ip, netns
 
 pytestmark = pytest.mark.lab
-
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,10 @@ import pytest
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
-from tests.support.node import CNI_PATH, Agent, Cni, CniFailed, config, in_netns, links, netns, wait_for
+from tests.support.node import CNI_PATH, POOLS, Agent, Cni, CniFailed, config, in_netns, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 Vfs = list[VirtualFunction]
 MAC = "02:00:00:00:03:0%x"
 SRIOV_CNI = Path("/var/lib/cni/sriov")

@@ -23,6 +23,14 @@ from sriov.model import PhysicalFunction, VirtualFunction
 
 SHIM = Path(__file__).parents[2] / "cni/shim/vfpool"
 CNI_PATH = "/usr/lib/cni"
+# A pool file that offers each VF of the lab, and makes none.
+POOLS = """\
+apiVersion: vfpool.io/v1alpha1
+kind: PoolFile
+pools:
+  - resource: sriov
+    select: [{device: 10ca}]
+"""
 PATIENCE = 30.0      # seconds; emulation is slow, and these are deadlines, not measurements
 
 

@@ -21,20 +21,13 @@ from cni.wire import SOCKET_PATH
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
-from tests.support.node import SHIM, Agent, Cni
+from tests.support.node import POOLS, SHIM, Agent, Cni
 from tests.trials.calls import End
 from tests.trials.kills import Kills, Trial
 from tests.trials.pods import Pod
 from tests.trials.storm import Storm, Tally
 
 COMMANDS = ("ADD", "DEL")
-POOLS = """\
-apiVersion: vfpool.io/v1alpha1
-kind: PoolFile
-pools:
-  - resource: sriov
-    select: [{device: 10ca}]
-"""
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
