@@ -20,7 +20,7 @@ from cni.steps import difference
 from cni.store import Store
 from sriov.errors import Gone
 from sriov.host.netlink import Links
-from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable
+from sriov.model import Link, VfSettings, printable, show_setting
 
 _SHOWN = {
     "mac": "the PF's MAC", "vlan": "VLAN", "vlan_qos": "VLAN priority", "vlan_proto": "VLAN protocol",
@@ -118,15 +118,8 @@ def compare_settings(wanted: VfSettings, found: VfSettings) -> Iterator[str]:
     for field in fields(VfSettings):
         expected, now = getattr(wanted, field.name), getattr(found, field.name)
         if getattr(differing, field.name) is not None and expected not in (None, now):
-            yield f"{_SHOWN[field.name]}: expected {_show(field.name, expected)}, found {_show(field.name, now)}"
-
-
-def _show(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if name == "vlan_proto":
-        return next((protocol for protocol, number in VLAN_PROTOCOLS.items() if number == value), str(value))
-    return str(getattr(value, "name", value)).lower()
+            yield (f"{_SHOWN[field.name]}: expected {show_setting(field.name, expected)}, "
+                   f"found {show_setting(field.name, now)}")
 
 
 def _compare_addresses(record: Record, previous: Mapping[str, Any], link: Link, pod: Links) -> Iterator[str]:

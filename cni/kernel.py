@@ -18,10 +18,12 @@ from sriov.host.devlink import Devlink
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
-from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable
+from sriov.model import VLAN_PROTOCOLS, Link, VfSettings, printable, show_setting
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
+
+_KEYS = {"vlan_qos": "vlanQoS", "vlan_proto": "vlanProto"}      # of a network configuration, where not the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,21 +127,25 @@ class Kernel:
             self.changes.run(links.change, index, what, mac=mac)
 
     def set_vf(self, host: Links, vf: Vf, changes: VfSettings) -> None:
-        shown = ", ".join(f"{name} {value}" for name, value in _given(changes))
+        shown = ", ".join(_given(changes))
         try:
             self.changes.run(host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
         except HostError as error:
             pf = host.find(vf.pf_index)
             if changes.max_tx_rate and pf is not None and not pf.carrier:
                 error.hint = f"a rate limit needs the link of {printable(vf.pf_name)} up"
+            elif error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT):
+                error.hint = (f"the driver of {printable(vf.pf_name)} does not have all of this: leave out of the "
+                              "network what it lacks")
             raise
 
 
-def _given(changes: VfSettings) -> list[tuple[str, object]]:
-    values = [(name, getattr(changes, name)) for name in VfSettings.__slots__
-              if name != "vlan_proto" or changes.vlan_proto != VLAN_PROTOCOLS["802.1q"]]
-    return [(name, int(value) if isinstance(value, bool) else value) for name, value in values
-            if value is not None]
+def _given(changes: VfSettings) -> Iterator[str]:
+    """`vlan 100`, `trust on`: what a network configuration has these for."""
+    for name in VfSettings.__slots__:
+        value = getattr(changes, name)
+        if value is not None and (name, value) != ("vlan_proto", VLAN_PROTOCOLS["802.1q"]):
+            yield f"{_KEYS.get(name, name)} {show_setting(name, value)}"
 
 
 @contextmanager

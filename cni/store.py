@@ -1,7 +1,8 @@
 """The state of a node: a JSON file for each VF that is away, and for each attachment that owes an IPAM DEL.
 
-A record is on disk before the first kernel change that it describes, and goes after the last one is undone.
-One process writes: the folder's lock says which.
+A record is written before the first kernel change that it describes, and goes after the last one is undone.
+A reboot ends what it says of the kernel: only one that names an IPAM plugin, whose addresses outlast that, is made
+to outlast it too. One process writes: the folder's lock says which.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cni.record import Record, format_record, parse_record
-from sriov.durable import delete_file, holding, list_records, write_file
+from sriov.durable import holding, list_records, write_file
 from sriov.errors import HostError, Refused, SriovError
 from sriov.pci import PciAddress
 
@@ -64,7 +65,7 @@ class Store:
         return next((record for record in self if record.attachment == attachment), None)
 
     def write(self, record: Record) -> None:
-        """Replace the VF's record, on disk before this returns."""
+        """Replace the VF's record; raise HostError, with the old one in force, where that cannot be done."""
         self._vfs.write(record)
 
     def mark_detaching(self, record: Record) -> Record:
@@ -133,7 +134,7 @@ class _Folder:
     def write(self, record: Record) -> None:
         path = self._file(record)
         try:
-            write_file(path, format_record(record).encode())
+            write_file(path, format_record(record).encode(), lasting=record.ipam is not None)
         except OSError as error:
             raise HostError(f"cannot write the record {path}", errno=error.errno or 0) from error
         self.keep(record)
@@ -157,7 +158,7 @@ class _Folder:
             return
         path = self._file(record)
         try:
-            delete_file(path)
+            path.unlink(missing_ok=True)      # if it comes back with a power cut its addresses are given back again
         except OSError as error:
             raise HostError(f"cannot delete the record {path}", errno=error.errno or 0) from error
         with self._guard:
@@ -174,7 +175,10 @@ class _Folder:
 
     def _read(self, path: Path) -> None:
         try:
-            record = parse_record(path.read_text())
+            content = path.read_text()
+            if not content.strip("\0"):
+                raise SriovError("it is empty: after a power cut no loss, since a reboot ends what it said")
+            record = parse_record(content)
             if self._file(record) != path:
                 raise SriovError(f"not the record of this file: {self._name(record)}")
         except IsADirectoryError:

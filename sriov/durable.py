@@ -14,11 +14,12 @@ from pathlib import Path
 from sriov.errors import HostError, Refused
 
 
-def write_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
+def write_file(path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True) -> None:
     """Put `content` at `path`, on disk before this returns; whoever opens it meanwhile gets the old one or the new.
 
-    `mode`: permissions, whatever the umask. The draft beside it always has the same name: that of a process that
-    was killed is found again. One process at a time may write to a path.
+    `mode`: permissions, whatever the umask. Not `lasting` is quicker and stands this process's end, but not the
+    machine's: then the file may be the old one, the new one, empty, or all zeros. The draft beside it has always
+    the same name: that of a process that was killed is found again. One process at a time may write to a path.
     """
     draft = discard_draft(path)
     try:
@@ -27,12 +28,14 @@ def write_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
             file.flush()
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def discard_draft(path: Path) -> Path:

@@ -82,6 +82,17 @@ class VfSettings:
     link_state: LinkState | None = None
 
 
+def show_setting(name: str, value: object) -> str:
+    """The value of a field of VfSettings as NADs and pool files have it: `on`, `802.1ad`, `enable`."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name == "vlan_proto" and isinstance(value, int):
+        return next((known for known, number in VLAN_PROTOCOLS.items() if number == value), f"{value:#06x}")
+    return value.name.lower() if isinstance(value, IntEnum) else str(value)
+
+
 def is_userspace(driver: str) -> bool:
     """Whether a driver hands the device to user space: the vfio family, variants included, or a uio driver."""
     return "vfio" in driver or "uio" in driver

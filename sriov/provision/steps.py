@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeAlias
 
-from sriov.model import PhysicalFunction, VfSettings, VirtualFunction, is_userspace
+from sriov.model import PhysicalFunction, VfSettings, VirtualFunction, is_userspace, show_setting
 from sriov.pools.assignment import Driver
 
 NO_DRIVER = Driver("")
-
-_VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}      # by EtherType
 
 
 class Disturbs(IntEnum):
@@ -229,7 +227,8 @@ def pf_name(pf: PhysicalFunction) -> str:
 
 def say_settings(settings: VfSettings) -> tuple[str, ...]:
     """`vlan 100`, `trust on`: a phrase for each that is said."""
-    return tuple(_say_setting(field.name, value) for field in dataclasses.fields(VfSettings)
+    return tuple(f"{field.name.replace('_', ' ')} {show_setting(field.name, value)}"
+                 for field in dataclasses.fields(VfSettings)
                  if (value := getattr(settings, field.name)) is not None)
 
 
@@ -244,15 +243,3 @@ def _all_of(pf: PhysicalFunction) -> Disturbs:
 
 def _now(value: object) -> str:
     return "" if value is None else f" (now {value})"
-
-
-def _say_setting(name: str, value: object) -> str:
-    if name == "vlan_proto" and isinstance(value, int):
-        return f"vlan proto {_VLAN_PROTOCOLS.get(value, f'{value:#06x}')}"
-    return f"{name.replace('_', ' ')} {_say(value)}"
-
-
-def _say(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return value.name.lower() if isinstance(value, IntEnum) else str(value)

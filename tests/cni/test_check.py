@@ -76,7 +76,7 @@ def test_a_mac_that_a_later_plugin_changed(asked, told, expected):
 
 def test_settings_that_the_driver_stopped_to_report():
     assert list(compare_settings(VfSettings(trust=True), dataclasses.replace(FOUND, trust=None))) == [
-        "trust: expected on, found none"]
+        "trust: expected on, found nothing"]
 
 
 def test_what_is_ours_of_a_result():

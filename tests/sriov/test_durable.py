@@ -52,6 +52,9 @@ def test_file_and_folder_are_on_disk_in_this_order(tmp_path, monkeypatch):
     assert synced == [False, True]
     delete_file(tmp_path / "record.json")
     assert synced == [False, True, True]
+    write_file(tmp_path / "record.json", b"y", lasting=False)
+    assert len(synced) == 3
+    assert (tmp_path / "record.json").read_bytes() == b"y"
 
 
 def test_a_link_in_the_draft_s_place_leads_nowhere(tmp_path):
