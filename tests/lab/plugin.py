@@ -1,23 +1,25 @@
-"""The host's side of the lab tier: tests marked `lab` run in the guest and are reported here by name.
+"""The host's side of the lab tier: tests marked `lab` run in guests and are reported here by name.
 
-The first of them boots one machine and starts one pytest in it with the ids of all of them; each is then
-answered, in the host's order, with the reports that came for it. So -x, -k, -v, --lf and JUnit files work
-as ever. A guest that cannot be booted, dies or hangs makes failures, never skips.
+The first of them boots a machine for each CPU of this one, up to the number of shares that there are, and starts
+one pytest in each with the ids of its share; each test is then answered, in the host's order, with the reports that
+came for it. So -x, -k, -v, --lf and JUnit files work as ever. A guest that cannot be booted, dies or hangs makes
+failures, never skips.
 
 `lab(topology=...)` asks for another machine than the default one. Such tests come after all others, so that each
-machine boots once and has this one for itself.
+machine boots once and has this one for itself. Those of the default machine are in two shares, module by module.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -34,15 +36,64 @@ SILENCE = 900                 # seconds without a report after which a guest cou
 SILENCE_LONG = 4 * 3600       # the same for tests marked long
 
 
+class Share:
+    """Tests that one guest runs, the guest's life, and why there is none any more."""
+
+    def __init__(self, config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+        self.nodeids = [item.nodeid for item in items]
+        self._config = config
+        self._topology = topology_of(items[0])
+        self._left = set(self.nodeids)
+        self._stack = ExitStack()
+        self._run: GuestRun | None = None
+        self._broken: str | None = None
+
+    @property
+    def began(self) -> bool:
+        return self._run is not None or self._broken is not None
+
+    @property
+    def runs(self) -> bool:
+        return self._run is not None and self._broken is None and bool(self._left)
+
+    def begin(self) -> None:
+        """Boot the guest and start pytest in it; what fails is for `reports` to say."""
+        try:
+            machine = self._stack.enter_context(Machine(self._topology))
+            self._run = GuestRun(self._config, machine, self.nodeids)
+            self._stack.callback(self._run.stop)
+        except (SriovError, OSError) as error:
+            self._stack.close()
+            self._broken = f"the lab did not start: {error}"
+
+    def end(self) -> None:
+        self._stack.close()
+
+    def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        """What came for this test; after the share's last one the guest ends."""
+        reason = self._broken
+        if self._run is not None and reason is None:
+            reason = yield from self._run.reports(
+                item.nodeid, SILENCE_LONG if item.get_closest_marker("long") else SILENCE)
+            if reason is not None:
+                self._broken = f"there was no guest any more: {reason.splitlines()[0]}"    # for the tests after it
+                self.end()
+        if reason is not None:
+            yield pytest.TestReport(
+                nodeid=item.nodeid, location=item.location, keywords=dict.fromkeys(item.keywords, 1),
+                outcome="failed", longrepr=reason, when="call",
+            )
+        self._left.discard(item.nodeid)
+        if not self._left:
+            self.end()
+
+
 class LabSession:
-    """A pytest plugin; owns the machines of this test session, one at a time."""
+    """A pytest plugin; owns the machines of this test session: at a time, one for each CPU of this machine."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._stack = ExitStack()
-        self._topology = Topology()        # of the machine that there is, or was
-        self._run: GuestRun | None = None
-        self._broken: str | None = None    # why there is no guest, once that is known
+        self._shares: list[Share] = []       # none before the first lab test
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -55,7 +106,7 @@ class LabSession:
             return None
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports(item):
+        for report in self._share_of(item).reports(item):
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         # What an earlier test set up here for `item` (packages, modules) ends here, as after any test.
@@ -64,39 +115,21 @@ class LabSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        self._stack.close()
+        for share in self._shares:
+            share.end()
 
-    def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        reason = None
-        if topology_of(item) != self._topology:
-            self._stack.close()
-            self._topology, self._run, self._broken = topology_of(item), None, None
-        if self._run is None and self._broken is None:
-            with self._terminal():
-                try:
-                    self._run = self._start(item.session)
-                except (SriovError, OSError) as error:
-                    self._stack.close()
-                    self._broken = f"the lab did not start: {error}"
-        if self._run is not None and self._broken is None:
-            silence = SILENCE_LONG if item.get_closest_marker("long") else SILENCE
-            reason = yield from self._run.reports(item.nodeid, silence)
-            if reason is None:
-                return
-            self._broken = f"there was no guest any more: {reason.splitlines()[0]}"    # for the tests after it
-            self._stack.close()
-        yield pytest.TestReport(
-            nodeid=item.nodeid, location=item.location, keywords=dict.fromkeys(item.keywords, 1),
-            outcome="failed", longrepr=reason or self._broken, when="call",
-        )
-
-    def _start(self, session: pytest.Session) -> GuestRun:
-        items = [item for item in session.items
-                 if item.get_closest_marker("lab") is not None and topology_of(item) == self._topology]
-        machine = self._stack.enter_context(Machine(self._topology))
-        run = GuestRun(self._config, machine, [item.nodeid for item in items])
-        self._stack.callback(run.stop)
-        return run
+    def _share_of(self, item: pytest.Item) -> Share:
+        """The item's, with its guest and as many of the others' as there is room for."""
+        if not self._shares:
+            lab = [each for each in item.session.items if each.get_closest_marker("lab") is not None]
+            self._shares = [Share(self._config, items) for items in divide(lab)]
+        own = next(share for share in self._shares if item.nodeid in share.nodeids)
+        room = len(os.sched_getaffinity(0))
+        for share in (own, *self._shares):
+            if not share.began and (share is own or sum(each.runs for each in self._shares) < room):
+                with self._terminal():
+                    share.begin()
+        return own
 
     @contextmanager
     def _terminal(self) -> Iterator[None]:
@@ -107,6 +140,21 @@ class LabSession:
             return
         with capture.global_and_fixture_disabled():
             yield
+
+
+def divide(items: Sequence[pytest.Item]) -> list[list[pytest.Item]]:
+    """By machine, in the items' order; those of the default one in two halves, if there is more than one module."""
+    shares: dict[tuple[Topology, int], list[pytest.Item]] = defaultdict(list)
+    default = [item for item in items if topology_of(item) == Topology()]
+    sizes = Counter(item.path for item in default)
+    halves, half_of = [0, 0], {}
+    for path, size in sizes.most_common():
+        half_of[path] = half = halves.index(min(halves))
+        halves[half] += size
+    for item in items:
+        topology = topology_of(item)
+        shares[topology, half_of[item.path] if topology == Topology() else 0].append(item)
+    return list(shares.values())
 
 
 def topology_of(item: pytest.Item) -> Topology:

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.lab.plugin import LabSession, topology_of
+from tests.lab.plugin import LabSession, divide, topology_of
 from tests.lab.topology import FULL, Topology
 
 SMALL = Topology(pfs=())
 
 
-def item(name: str, *marks: pytest.MarkDecorator) -> Any:
+def item(name: str, *marks: pytest.MarkDecorator, module: str = "test_it.py") -> Any:
     """As much of a test as the plugin asks for."""
     found = {decorator.mark.name: decorator.mark for decorator in marks}
-    return SimpleNamespace(name=name, get_closest_marker=found.get)
+    return SimpleNamespace(name=name, get_closest_marker=found.get, path=Path(module))
 
 
 def test_a_test_that_names_no_machine_gets_the_default_one():
@@ -29,3 +30,13 @@ def test_tests_of_other_machines_come_last_and_together_all_else_as_it_was():
     config: Any = None
     LabSession(config).pytest_collection_modifyitems(items)
     assert [each.name for each in items] == ["b", "d", "f", "a", "e", "c"]
+
+
+def test_a_guest_has_whole_modules_of_one_machine_and_two_have_about_as_many_tests():
+    lab, full = pytest.mark.lab, pytest.mark.lab(topology=FULL)
+    items = [item("a", lab, module="one"), item("b", lab, module="two"), item("c", lab, module="two"),
+             item("d", lab, module="two"), item("e", lab, module="three"), item("f", full, module="one")]
+    shares = [[each.name for each in share] for share in divide(items)]
+    assert shares == [["a", "e"], ["b", "c", "d"], ["f"]]
+    assert [[each.name for each in share] for share in divide(items[1:4])] == [["b", "c", "d"]]
+    assert divide([]) == []
