@@ -126,7 +126,11 @@ def test_these_are_all_steps(agent: Stopping, vfs: dict[str, VirtualFunction], k
     node.wait_for("all to be done", lambda: not any(agent.left().values()))
     expected = [step for what in ("ADD", "DEL", "ADD", "repair") for step in STEPS[kind, what]]
     node.wait_for("the last step", lambda: agent.traced.read_text().count("\n") >= len(expected))
-    assert agent.traced.read_text().splitlines() == expected
+    traced = agent.traced.read_text().splitlines()
+    # Addresses are given back by a thread of its own: it may look just when they are owed, and be done before.
+    assert traced.index("owed") < traced.index("paid")
+    assert sorted(traced) == sorted(expected)
+    assert [step for step in traced if step != "paid"] == [step for step in expected if step != "paid"]
 
 
 @pytest.mark.parametrize("kind", ["kernel", "vfio"])
