@@ -40,7 +40,7 @@ def _call(env: Mapping[str, str], config: bytes) -> Answer:
         return call_agent(env, config, path=env.get("VFPOOL_SOCKET", SOCKET_PATH))
     except HostError as error:
         if error.errno not in _NO_AGENT:
-            return fail(CniError(Code.TRY_AGAIN_LATER, error.message), config)
+            return fail(CniError(_later(env), error.message), config)
     except SriovError as error:
         return fail(error, config)
     return _call_in_process(env, config)
@@ -50,9 +50,10 @@ def _call_in_process(env: Mapping[str, str], config: bytes) -> Answer:
     try:
         store = Store.open(Path(env.get("VFPOOL_STATE", "/var/lib/vfpool")))
     except Refused as error:
-        return fail(CniError(Code.TRY_AGAIN_LATER, error.message, hint=error.hint), config)
+        return fail(CniError(_later(env), error.message, hint=error.hint), config)
     except HostError as error:
-        return fail(error, config)
+        unfit = env.get("CNI_COMMAND") == Command.STATUS
+        return fail(CniError(Code.UNAVAILABLE, str(error), hint=error.hint) if unfit else error, config)
     cni_env = {key: value for key, value in env.items() if key.startswith("CNI_")}
     with open_kernel(settle=Udev().settle) as kernel:
         attachments = Attachments(kernel, store)
@@ -64,6 +65,11 @@ def _call_in_process(env: Mapping[str, str], config: bytes) -> Answer:
             return answer(attachments, cni_env, config, None)
         except SriovError as error:
             return fail(error, config)
+
+
+def _later(env: Mapping[str, str]) -> Code:
+    """What says that this call may be served another time."""
+    return Code.UNAVAILABLE if env.get("CNI_COMMAND") == Command.STATUS else Code.TRY_AGAIN_LATER
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from cni.repair import Repair
 from cni.result import Addresses, Interface, RecordedResult, find_previous, format_result, join_results
 from cni.status import check_status
 from cni.steps import MacOrder
-from cni.store import Store
+from cni.store import Attachment, Store
 from cni.takeover import Forerunner
 from sriov.errors import Refused, SriovError
 from sriov.host.netlink import Links
@@ -68,6 +68,7 @@ class Attachments:
         self._allocated = allocated
         self._custody = Custody(kernel, store)
         self._detacher = Detacher(self._custody, store, forerunner or Forerunner(kernel))
+        self._repeated: dict[PciAddress, Mapping[str, Any] | None] = {}     # the result that an ADD was told last
         self.repair = Repair(self._custody, store)
 
     def handle(self, call: Invocation) -> Mapping[str, Any] | None:
@@ -96,8 +97,14 @@ class Attachments:
             case Command.CHECK:
                 check_attachment(self._kernel, self._custody, self._store, call)
             case Command.DEL:
-                self._detacher.delete(call)
+                if call.undoes is None or self._nobody_knows(call.undoes, call.request.attachment):
+                    self._detacher.delete(call)
         return None
+
+    def _nobody_knows(self, result: Mapping[str, Any], attachment: Attachment) -> bool:
+        """Whether the attachment still is as the ADD with this result left it, and no other ADD was told of it."""
+        record = self._store.find_attachment(attachment)
+        return record is not None and record.result is result and self._repeated.get(record.vf) is not result
 
     def holds(self, vf: PciAddress) -> bool:
         """Whether this VF is in a pod, or on its way."""
@@ -128,7 +135,8 @@ class Attachments:
             if result is not None:
                 return result
         if self._allocated is not None:
-            check_allocation(self._allocated, find_pod(request.environment), conf.device)
+            with self._kernel.calls.aside():      # the kubelet may be slow
+                check_allocation(self._allocated, find_pod(request.environment), conf.device)
         self._detacher.clear(conf.device, call.deadline)
         with ExitStack() as stack:
             self._custody.claim(stack, conf.device, call.deadline, call.check)
@@ -146,11 +154,13 @@ class Attachments:
         request = call.request
         assert call.netns_fd is not None
         lost = self._custody.find_loss(known)
-        same = (known.vf == conf.device and known.owner.network == conf.network and known.wanted == _wanted(conf)
+        same = (known.vf == conf.device and known.owner.network == conf.network
+                and known.wanted == _wanted(conf.limited(known.baseline.settings))
                 and known.result is not None and known.result.get("cniVersion") == request.version)
         if same and lost is None:
             with links_in(call.netns_fd) as pod:
                 if pod.cookie == known.owner.cookie:
+                    self._repeated[known.vf] = known.result
                     return RecordedResult(known.result or {})
         if not same or lost is None:
             self._take_back(known)
@@ -175,6 +185,7 @@ class Attachments:
         pod = Pod(links=pod_links, netns_fd=call.netns_fd, ifname=request.ifname)
         found = find_usable_link(kernel, host, vf, self._custody.came_home(vf.address))
         pf, settings = kernel.inspect_vf(host, vf)
+        conf = conf.limited(settings)
         check_supported(kernel, vf, pf)
         link = None if found is None else found[0]
         mtu = None

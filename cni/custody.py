@@ -20,7 +20,7 @@ from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
 from cni.record import Owner, Phase, Record
 from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
-from sriov.errors import Gone, Refused, SriovError
+from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace
 from sriov.pci import MacAddress, PciAddress
@@ -156,7 +156,11 @@ class Custody:
             return False
         if loss is Loss.NETNS_GONE and (link := self._find_link(record.vf)) is not None:
             self._kernel.await_udev(link.index)      # udev names what comes back: after us is too late
-        rest = self._store.owe(record)
+        try:
+            rest = self._store.owe(record)
+        except HostError:      # a full disk: the VF comes home, and its record stays for the addresses
+            self._bring_home(record, None, deadline, anew=anew)
+            raise
         self._kernel.trace("owed")
         self._bring_home(rest, None, deadline, anew=anew)
         self._drop(rest)

@@ -18,7 +18,7 @@ from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
 from cni.takeover import Forerunner
-from sriov.errors import SriovError
+from sriov.errors import HostError, SriovError
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ class Detacher:
                 # While this waited, a repair or the VF's next ADD may have brought it home.
                 left = self._store.find(record.vf)
                 if left is not None and left.attachment == record.attachment:
-                    if left.ipam is not None and left.ipam.plugin != ipam:      # the network was changed since ADD
-                        left = self._store.owe(left)
-                    self._release(left, call.netns_fd, free)
+                    self._release(*self._set_apart(left, free, request), call.netns_fd)
                     return
         try:
             free()
@@ -80,8 +78,7 @@ class Detacher:
         with self._custody.hold_attachment(record.attachment, patience), self._custody.hold(record.vf, patience):
             if self._store.find(record.vf) is not record:
                 return
-            rest = self._store.owe(record)
-            self._release(rest, None, partial(self._custody.pay, record.attachment, call.timeout))
+            self._release(record, partial(self._free_own, record, call), None)
 
     def pay(self, attachment: Attachment, call: Invocation) -> None:
         with self._custody.hold_attachment(attachment, _patience(call)):
@@ -141,20 +138,48 @@ class Detacher:
             with self._custody.aside():
                 ipam_delete(ipam, request, timeout)
             owed = self._store.find_owed(request.attachment)
-            if owed is not None and owed.ipam is not None and owed.ipam.plugin == ipam:
-                self._store.forget_owed(request.attachment)      # another plugin's is done by repair
+            if owed is not None and owed.ipam is not None and _asks_the_same(owed.ipam, request):
+                self._store.forget_owed(request.attachment)      # another one's is done by repair
+
+    def _set_apart(self, record: Record, free: Callable[[], None], request: Request,
+                   ) -> tuple[Record, Callable[[], None]]:
+        """The record, and what gives its addresses back: where the network was changed since ADD, repair does."""
+        if record.ipam is None or _asks_the_same(record.ipam, request):
+            return record, free
+        try:
+            return self._store.owe(record), free
+        except HostError as error:      # a full disk: the VF comes home all the same, and its record stays
+            unpaid = error
+
+        def fail() -> None:
+            free()
+            raise unpaid
+
+        return record, fail
+
+    def _free_own(self, record: Record, call: Invocation) -> None:
+        """Give the record's addresses back by what its ADD asked."""
+        if record.ipam is not None:
+            with self._custody.aside():
+                ipam_release(record.ipam, call.timeout)
 
     def _take_over(self, call: Invocation) -> Record | None:
         leftover = self.forerunner.find(call.request.attachment, call.netns_fd)
         return None if leftover is None else self._adopt(leftover, call, call.deadline)
 
-    def _release(self, record: Record, netns_fd: int | None, free: Callable[[], None]) -> None:
+    def _release(self, record: Record, free: Callable[[], None], netns_fd: int | None) -> None:
         self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
 
 
 def _patience(call: Invocation) -> float:
     """Until when one of many attachments is waited for: its ADD or DEL may be under way."""
     return min(call.deadline, time.monotonic() + OWNER_GRACE)
+
+
+def _asks_the_same(given: Delegation, request: Request) -> bool:
+    """Whether the request's own IPAM DEL gives back what `given` says."""
+    return (given.plugin == find_ipam(request.config)
+            and all(given.config.get(key) == request.config.get(key) for key in ("name", "ipam")))
 
 
 def _remember_ipam(leftover: Leftover, request: Request) -> Delegation | None:

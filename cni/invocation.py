@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cni.protocol import CniError, Code, Request
 
@@ -13,12 +14,16 @@ BUDGET = 50.0            # seconds for one call; the executable waits 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """One request with what came beside it. `netns_fd`: None where CNI_NETNS does not open."""
+    """One request with what came beside it. `netns_fd`: None where CNI_NETNS does not open.
+
+    `undoes`: of a DEL that nobody called: the result of the ADD whose caller did not hear of it.
+    """
 
     request: Request
     netns_fd: int | None
     gone: Callable[[], bool]          # the caller has hung up
     deadline: float                   # time.monotonic()
+    undoes: Mapping[str, Any] | None = None
 
     def check(self) -> None:
         """Refuse to go on for nobody, or for longer than the caller waits."""

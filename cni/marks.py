@@ -44,7 +44,7 @@ class Marks:
             return vf in self._marks
 
     def add(self, vf: PciAddress, identity: int | None, mac: MacAddress | None) -> None:
-        """On disk before this returns; where it cannot be written, known for as long as this process lives."""
+        """Where it cannot be written, known for as long as this process lives."""
         with self._guard:
             if self._marks.get(vf) != (identity, mac):
                 self._marks = {**self._marks, vf: (identity, mac)}
@@ -66,6 +66,6 @@ class Marks:
     def _write(self) -> None:
         document = {"boot_id": self._boot_id, "vfs": self._marks}
         try:
-            write_file(self._path, json.dumps(document).encode())
+            write_file(self._path, json.dumps(document).encode(), lasting=False)
         except OSError as error:
             log.error("cannot write %s, which says whose MAC a PF had set: %s", self._path, error)

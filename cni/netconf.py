@@ -28,13 +28,17 @@ _MEGABIT = 10**6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetConf:
-    """What an attachment shall be. `settings.mac` is the pod's MAC too; None everywhere: leave as it is."""
+    """What an attachment shall be. `settings.mac` is the pod's MAC too; None everywhere: leave as it is.
+
+    `pod_rate` is what the pod wants to send at most, in Mbit/s: for `limited`.
+    """
 
     network: str
     device: PciAddress
     settings: VfSettings
     mtu: int | None
     ipam: str | None                   # the IPAM plugin's name
+    pod_rate: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -46,12 +50,24 @@ class NetConf:
         """Whether the IPAM plugin needs the pod's interface."""
         return self.ipam is not None and asks_inside(self.ipam)
 
+    def limited(self, current: VfSettings) -> NetConf:
+        """With the pod's own rate, which lowers the network's limit, or else the one that the VF has (`current`).
+
+        It never raises it, and is no less than the VF's share: the kernel takes no max_tx_rate below min_tx_rate.
+        """
+        if not self.pod_rate:
+            return self
+        allowed, share = (now if given is None else given for given, now in (
+            (self.settings.max_tx_rate, current.max_tx_rate), (self.settings.min_tx_rate, current.min_tx_rate)))
+        rate = max(min(filter(None, (allowed, self.pod_rate))), share or 0)
+        return replace(self, settings=replace(self.settings, max_tx_rate=rate))
+
 
 def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf:
     """Read the configuration and CNI_ARGS; raise CniError (code 7) that lists every problem at once.
 
     The MAC comes from runtimeConfig.mac, else args.cni.mac, else CNI_ARGS MAC, else `mac`. A pod's bandwidth
-    (runtimeConfig.bandwidth.egressRate) is a rate limit as `max_tx_rate` is: the lower one counts. What
+    (runtimeConfig.bandwidth.egressRate) is a rate limit as `max_tx_rate` is: see `NetConf.limited`. What
     sriov-cni passes over (unknown keys, what a VF cannot do) is refused where the NAD is ours (`type: vfpool`)
     and warned about elsewhere. `logLevel` and `logFile` are taken and change nothing: the agent has one log.
     """
@@ -84,15 +100,16 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
         max_tx_rate=reader.number("max_tx_rate", 0, _RATE_LIMIT),
     )
     reader.check_combinations(settings)
-    settings = replace(settings, max_tx_rate=_lower(settings.max_tx_rate, reader.bandwidth(runtime, settings)))
-    ipam = reader.section("ipam").text("type", _parse_plugin)
+    pod_rate = reader.bandwidth(runtime, settings)
+    ipam = reader.ipam()
     reader.check_addresses(runtime)
     mtu = reader.mtu()
     reader.check_log()
     reader.check_keys(report)
     if device is None:
         return None
-    return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam)
+    return NetConf(network=config.get("name", ""), device=device, settings=settings, mtu=mtu, ipam=ipam,
+                   pod_rate=pod_rate)
 
 
 def _fold_case(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +158,15 @@ class _Reader(Values):
             return None
         return self.number("mtu", 68, 65535)
 
+    def ipam(self) -> str | None:
+        section = self.section("ipam")
+        plugin = section.text("type", _parse_plugin)
+        if set(section.document) - {"type"} and not section.given("type"):
+            self._odd(section, "type", "not set, and without a plugin there are no addresses")
+        return plugin
+
     def bandwidth(self, runtime: Values, settings: VfSettings) -> int | None:
-        """What the pod may send, in Mbit/s; 0: as much as it can."""
+        """What the pod wants to send at most, in Mbit/s; None: as much as it can."""
         section = runtime.section("bandwidth")
         rate, burst, ingress, _ = (section.number(key, 0, 2**63 - 1)
                                    for key in ("egressRate", "egressBurst", "ingressRate", "ingressBurst"))
@@ -158,8 +182,7 @@ class _Reader(Values):
         if rate and rate // _MEGABIT < low:
             self._odd(section, "egressRate", f"expected at least the network's min_tx_rate ({low} Mbit/s), "
                       f"got {rate}")
-            return low
-        return None if rate is None else min(rate // _MEGABIT, _RATE_LIMIT)
+        return min(rate // _MEGABIT, _RATE_LIMIT) if rate else None
 
     def check_combinations(self, settings: VfSettings) -> None:
         low, high = settings.min_tx_rate, settings.max_tx_rate
@@ -211,11 +234,6 @@ class _Reader(Values):
     def _odd(self, where: Values, key: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""
         (where.note if self.document.get("type") == "vfpool" else where.warn)(key, remark)
-
-
-def _lower(rate: int | None, other: int | None) -> int | None:
-    """The stricter of two rate limits; 0 is none."""
-    return min(filter(None, (rate, other)), default=rate if other is None else other)
 
 
 def _parse_plugin(text: str) -> str:

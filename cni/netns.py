@@ -66,7 +66,7 @@ def call_in(fd: int, work: Callable[[], T]) -> T:
 
     `work` starts no threads and no processes: they would be there, too.
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = _open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         try:
             setns(fd)
@@ -75,6 +75,13 @@ def call_in(fd: int, work: Callable[[], T]) -> T:
             _come_back(home)
     finally:
         os.close(home)
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:      # out of descriptors, say
+        raise HostError(f"cannot open {path}", errno=error.errno or 0) from None
 
 
 def _come_back(home: int) -> None:
@@ -123,13 +130,13 @@ def _open_proc() -> int:
     """
     made = _libc.syscall(_FSOPEN, b"proc", _CLOEXEC)
     if made < 0:
-        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _libc.syscall(_FSCONFIG, made, _FSCONFIG_CMD_CREATE, None, None, 0) == 0:
             mounted = int(_libc.syscall(_FSMOUNT, made, _CLOEXEC, 0))
             if mounted >= 0:
                 return mounted
-        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     finally:
         os.close(made)
 

@@ -66,10 +66,11 @@ class _Handler(socketserver.BaseRequestHandler):
             try:
                 self.request.sendall(encode_answer(reply))
             except OSError as error:
-                if call.env.get("CNI_COMMAND") == "ADD" and reply.status == 0 and not reply.repeated:
+                if reply.undo is not None:
                     log.warning("%s: the caller went away before its answer: undoing it: %s",
                                 describe_call(call.env), error)
-                    answer(self.server.attachments, {**call.env, "CNI_COMMAND": "DEL"}, call.stdin, call.netns)
+                    answer(self.server.attachments, {**call.env, "CNI_COMMAND": "DEL"}, call.stdin, call.netns,
+                           undoes=reply.undo)
 
     def _gone(self) -> bool:
         """The executable sends nothing after its request: what can be read then is its end."""

@@ -25,17 +25,19 @@ def fail(error: SriovError, stdin: bytes) -> Answer:
 
 
 def answer(attachments: Attachments, env: Mapping[str, str], stdin: bytes, netns_fd: int | None,
-           gone: Callable[[], bool] = lambda: False) -> Answer:
-    """Carry out the call; every failure is an error document, never an exception."""
+           gone: Callable[[], bool] = lambda: False, undoes: Mapping[str, Any] | None = None) -> Answer:
+    """Carry out the call; every failure is an error document, never an exception. `undoes`: see Invocation."""
     started = time.monotonic()
     shown = describe_call(env)
     try:
         request = parse_request(env, stdin)
         if request.command is Command.VERSION:
             return answer_version(stdin)
-        call = Invocation(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET)
+        call = Invocation(request=request, netns_fd=netns_fd, gone=gone, deadline=started + BUDGET,
+                          undoes=undoes)
         result = attachments.handle(call)
-        reply = replace(_answer(0, result), repeated=isinstance(result, RecordedResult))
+        new = request.command is Command.ADD and not isinstance(result, RecordedResult)
+        reply = replace(_answer(0, result), undo=result if new else None)
     except SriovError as error:
         log.warning("%s: failed after %.0f ms: %s", shown, 1000 * (time.monotonic() - started), error)
         return fail(error, stdin)

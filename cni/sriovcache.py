@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ _POLL = 0.05             # seconds: neither who writes nor who has the lock says
 
 
 class SriovCache:
-    """Every method raises HostError: what cannot be read is not absent."""
+    """Every method raises HostError: what cannot be read is not absent. `sleep`: how it waits for sriov-cni."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:
         self._folder = folder
+        self._sleep = sleep
 
     def find(self, attachment: Attachment) -> Leftover | None:
         """None where there is no such file, or a damaged one, which is set aside."""
@@ -102,7 +103,7 @@ class SriovCache:
             while not _try_lock(lock, path):
                 if time.monotonic() >= deadline:
                     raise Busy(Code.TRY_AGAIN_LATER, f"VF {vf} is busy with sriov-cni")
-                time.sleep(_POLL)
+                self._sleep(_POLL)
             yield
         finally:
             os.close(lock)
@@ -138,7 +139,7 @@ class SriovCache:
                 leftover = parse_leftover(text, name, since)
             except SriovError as error:
                 if abs(time.time() - since) < _WRITING:
-                    time.sleep(_POLL)
+                    self._sleep(_POLL)
                     continue
                 log.error("set aside sriov-cni's file %s, which cannot be read: %s", path, error)
                 _set_aside(path, _DAMAGED)

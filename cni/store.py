@@ -8,6 +8,7 @@ to outlast it too. One process writes: the folder's lock says which.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,8 +19,11 @@ from sriov.durable import holding, list_records, write_file
 from sriov.errors import HostError, Refused, SriovError
 from sriov.pci import PciAddress
 
+log = logging.getLogger(__name__)
+
 Attachment = tuple[str, str]     # container id, interface
 
+_SET_ASIDE = ".damaged"
 _PROBE_BYTES = 4096      # more than a record without IPAM has
 
 
@@ -52,7 +56,7 @@ class Store:
 
     @property
     def damaged(self) -> list[str]:
-        """Files that were set aside when this was opened, each with the reason."""
+        """Files that were set aside when this was opened, each with the reason; without those of a power cut."""
         return self._vfs.damaged + self._owed.damaged
 
     def __iter__(self) -> Iterator[Record]:
@@ -176,8 +180,11 @@ class _Folder:
     def _read(self, path: Path) -> None:
         try:
             content = path.read_text()
-            if not content.strip("\0"):
-                raise SriovError("it is empty: after a power cut no loss, since a reboot ends what it said")
+            if not content or content.endswith("\0"):
+                # A power cut leaves that of one that was not to outlast it.
+                log.info("set aside %s: it was never written to the end", path)
+                path.replace(path.with_suffix(_SET_ASIDE))
+                return
             record = parse_record(content)
             if self._file(record) != path:
                 raise SriovError(f"not the record of this file: {self._name(record)}")
@@ -186,7 +193,7 @@ class _Folder:
         except Refused as error:
             raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
         except (SriovError, UnicodeDecodeError) as error:
-            path.replace(path.with_suffix(".damaged"))
+            path.replace(path.with_suffix(_SET_ASIDE))
             self.damaged.append(f"{path}: {error}")
         else:
             self._records[self._name(record)] = record

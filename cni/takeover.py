@@ -34,8 +34,12 @@ class Forerunner:
 
     def __init__(self, kernel: Kernel, folder: Path | None = None) -> None:
         self._kernel = kernel
-        self._cache = SriovCache(folder or FOLDER)
+        self._cache = SriovCache(folder or FOLDER, self._wait)
         self._booted = _read_boot_time()
+
+    def _wait(self, seconds: float) -> None:
+        with self._kernel.calls.aside():
+            time.sleep(seconds)
 
     def find(self, attachment: Attachment, netns_fd: int | None) -> Leftover | None:
         """What the attachment left; `netns_fd` is its namespace where the caller has that open."""

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from sriov.errors import HostError, InputError
 
@@ -50,12 +51,13 @@ class Call:
 class Answer:
     """What the executable prints on stdout (empty: nothing) and the status that it exits with.
 
-    `repeated`: of an ADD that was done before; not for the executable.
+    `undo`: the result of an ADD that was done for this call, and is to be undone where its caller hears nothing of
+    it; not for the executable.
     """
 
     status: int
     document: bytes = b""
-    repeated: bool = False
+    undo: Mapping[str, Any] | None = None
 
 
 def encode_call(env: Mapping[str, str], stdin: bytes) -> bytes:

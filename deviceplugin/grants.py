@@ -45,7 +45,7 @@ class Grants:
         self._kubelet = kubelet
         self._turn = threading.Lock()
         self._answer = _Answer()
-        self._said: str | None = None
+        self._said: dict[str, str] = {}      # by source, the trouble that the log has last
 
     def covers(self, namespace: str, name: str, uid: str, vf: PciAddress) -> bool | None:
         """Whether the pod was given the VF; None where that cannot be told, and the log says why, once."""
@@ -65,9 +65,9 @@ class Grants:
         asked, given = time.monotonic(), None
         try:
             given = frozenset((each.pod, each.vf) for each in self._kubelet.ask(ANSWER_SECONDS))
-            self._said = None
+            self._said.pop("pods", None)
         except HostError as error:
-            self._say(error)
+            self._say("pods", error)
         return _Answer(asked=asked, ended=time.monotonic(), given=given)
 
     def _find_written(self, uid: str, vf: PciAddress) -> bool | None:
@@ -75,11 +75,11 @@ class Grants:
         try:
             return any((each.pod, each.vf) == (uid, vf) for each in self._kubelet.remember())
         except HostError as error:
-            self._say(error)
+            self._say("checkpoint", error)
             return None
 
-    def _say(self, error: HostError) -> None:
-        if error.message != self._said:
+    def _say(self, source: str, error: HostError) -> None:
+        if error.message != self._said.get(source):
             log.warning("CNI calls may name any VF for now: cannot tell which ones the kubelet gave to pods: %s",
                         error.message)
-        self._said = error.message
+        self._said[source] = error.message

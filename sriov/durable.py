@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, even if the power goes, and the lock on who writes them.
+"""Files that are there whole or not at all, and the lock on who writes them.
 
 Functions raise OSError, for the caller to say what could not be done.
 """

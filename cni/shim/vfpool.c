@@ -5,7 +5,7 @@
  * exits with the status that the agent names. cni/wire.py is the other end and describes the wire format.
  *
  * Where no agent listens it waits for one that restarts; then the call fails, to be tried again (STATUS:
- * unavailable). Except for a DEL: every change to a VF has been recorded on disk before it was made, so without
+ * unavailable). Except for a DEL: every change to a VF has been recorded before it was made, so without
  * a record of the container there is nothing to undo, and the DEL is done. It needs the agent where there is a
  * record, where sriov-cni has one, or where that cannot be read. The state folder is VFPOOL_STATE of the
  * environment, the socket VFPOOL_SOCKET, where they are not the usual ones.

@@ -1,5 +1,6 @@
 """IPAM plugins that are small scripts, and what attachments left of them."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -61,7 +62,9 @@ def done(tmp_path):
 def lost(request_of):
     """A record of the boot before, with IPAM."""
     def make(container="c1", **changes):
-        delegation = remember_ipam("fake", request_of(CNI_CONTAINERID=container))
+        asked = dataclasses.replace(request_of(CNI_CONTAINERID=container),
+                                    config={"name": "net", "ipam": {"type": "fake"}})
+        delegation = remember_ipam("fake", asked)
         return record(container=container, phase=Phase.ATTACHED, ipam=delegation, **changes)
 
     return make

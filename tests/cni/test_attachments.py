@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from cni.attach import Attachments
 from cni.invocation import Invocation
 from cni.netns import netns_cookie
 from cni.protocol import PodRef
+from cni.queue import FairQueue
 from cni.record import Phase, Wanted
 from sriov.errors import Refused, SriovError
 from sriov.model import VfSettings
@@ -66,6 +68,19 @@ def test_the_kubelet_is_asked_whose_a_vf_is(store, answer):
     assert list(store) == []
 
 
+def test_who_waits_for_the_kubelet_keeps_nobody_from_a_place(store):
+    kernel = dataclasses.replace(NOW, calls=FairQueue(1))
+
+    def allocated(pod, vf):
+        other = threading.Thread(target=kernel.calls.run, args=(lambda: None,))
+        other.start()
+        other.join(10)
+        return other.is_alive()
+
+    message = failure(Attachments(kernel, store, allocated=allocated))
+    assert message == f"VF {VF} is not allocated to pod ns/pod"
+
+
 def test_nobody_is_asked_where_the_admin_does_not_want_it(store, caplog):
     assert failure(Attachments(NOW, store)) == f"CNI_NETNS: {HERE} is the host's own"
     assert [entry for entry in caplog.records if entry.levelno >= logging.WARNING] == []
@@ -99,6 +114,36 @@ def test_the_same_again_is_answered_from_the_record(store):
     store.write(attached())
     again = Attachments(NOW, store, allocated=lambda pod, vf: pytest.fail("the kubelet was asked"))
     assert add(again) == RESULT
+
+
+def test_a_pods_own_limit_is_asked_for_again(store):
+    """The record has what came of it: less than the VF had."""
+    made = attached(wanted=Wanted(settings=VfSettings(vlan=5, vlan_proto=0x8100, max_tx_rate=70)))
+    store.write(dataclasses.replace(made, baseline=dataclasses.replace(
+        made.baseline, settings=VfSettings(max_tx_rate=70))))
+    assert add(Attachments(NOW, store), runtimeConfig={"bandwidth": {"egressRate": 90_000_000}}) == RESULT
+
+
+def undo(attachments, result):
+    asked = request({"cniVersion": "1.0.0", "name": "net"}, CNI_COMMAND="DEL", CNI_NETNS=HERE)
+    attachments.handle(Invocation(request=asked, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 10,
+                                  undoes=result))
+
+
+def test_an_add_that_nobody_heard_of_is_undone(store):
+    store.write(attached(identity=5))            # made anew since: it is owed nothing
+    undo(Attachments(NOW, store), dict(RESULT))
+    assert len(list(store)) == 1                 # that is of another ADD, which says the same
+    undo(Attachments(NOW, store), RESULT)
+    assert list(store) == []
+
+
+def test_an_add_that_another_one_heard_of_is_not_undone(store):
+    store.write(attached())
+    attachments = Attachments(NOW, store)
+    assert add(attachments) == RESULT
+    undo(attachments, RESULT)
+    assert list(store) == [attached()]
 
 
 @pytest.mark.parametrize("config", [

@@ -357,6 +357,37 @@ def test_a_del_by_a_changed_configuration_still_owes_what_the_add_got(tmp_path, 
         assert (list(store), store.owed) == ([], [lost()])
 
 
+@pytest.mark.parametrize("config", [{"name": "other", "ipam": {"type": "fake"}},
+                                    {"ipam": {"type": "fake", "dataDir": "/elsewhere"}}], ids=["network", "range"])
+def test_what_another_network_gives_back_is_not_what_is_owed(tmp_path, counted, done, lost, request_of, config):
+    counted()
+    with opened(tmp_path / "state") as store:
+        store.owe(lost())
+        delete = dataclasses.replace(request_of(Command.DEL), network=config.get("name", "net"))
+        Attachments(NOW, store).handle(call(delete, **config))
+        assert (done(), store.owed) == (["c1"], [lost()])
+
+
+@pytest.mark.parametrize("config", [{}, {"ipam": {"type": "fake"}}], ids=["changed", "as it was"])
+def test_on_a_full_disk_a_vf_comes_home_all_the_same(tmp_path, counted, lost, request_of, monkeypatch, config):
+    counted(status=1)
+    here, brought = lost(boot_id=NOW.boot_id).detaching(), []
+
+    def no_space(*_):
+        raise HostError("cannot write the record", errno=errno.ENOSPC)
+
+    monkeypatch.setattr("cni.custody.bring_home", lambda kernel, record, *_, **__: brought.append(record.vf))
+    with opened(tmp_path / "state") as store:
+        store.write(here)
+        monkeypatch.setattr(store, "owe", no_space)
+        custody = Custody(NOW, store)
+        with custody.hold(VF, time.monotonic()), pytest.raises(HostError, match="ENOSPC"):
+            custody.settle(here, time.monotonic())
+        with pytest.raises(HostError, match="ENOSPC"):
+            Attachments(NOW, store).handle(call(request_of(Command.DEL), **config))
+        assert (brought, list(store)) == ([VF, VF], [here])
+
+
 def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, plugin, done, lost, request_of):
     delete = request_of(Command.DEL)
     with opened(tmp_path / "state") as store:

@@ -193,10 +193,30 @@ def asking(**runtime):
 @pytest.mark.parametrize(("bandwidth", "configured", "limit"), [
     ({"egressRate": 5_999_999}, None, 5), ({"egressRate": 1_000_000, "egressBurst": 8}, None, 1),
     ({"egressRate": 5_000_000}, 3, 3), ({"egressRate": 5_000_000}, 9, 5), ({"egressRate": 5_000_000}, 0, 5),
-    ({"egressRate": 0, "ingressRate": 0, "ingressBurst": 0}, None, 0), ({"egressRate": 0}, 7, 7),
+    ({"egressRate": 0, "ingressRate": 0, "ingressBurst": 0}, None, None), ({"egressRate": 0}, 7, 7),
     ({}, 7, 7), (None, None, None), ({"egressRate": 2**63 - 1}, None, 2**32 - 1)])
 def test_a_pods_bandwidth_lowers_the_limit_and_never_raises_it(bandwidth, configured, limit):
-    assert parse(max_tx_rate=configured, **asking(bandwidth=bandwidth)).settings.max_tx_rate == limit
+    conf = parse(max_tx_rate=configured, **asking(bandwidth=bandwidth))
+    assert conf.limited(VfSettings(max_tx_rate=0)).settings.max_tx_rate == limit
+
+
+@pytest.mark.parametrize(("megabits", "now", "limit"), [
+    (5, VfSettings(max_tx_rate=100), 5), (500, VfSettings(max_tx_rate=100), 100),
+    (0, VfSettings(max_tx_rate=100), None), (5, VfSettings(), 5), (5, VfSettings(max_tx_rate=100, min_tx_rate=50), 50),
+    (5, VfSettings(max_tx_rate=0, min_tx_rate=0), 5)])
+def test_where_no_network_says_a_limit_a_pods_bandwidth_lowers_that_of_the_vf(megabits, now, limit):
+    conf = parse(**asking(bandwidth={"egressRate": megabits * 1_000_000}))
+    assert conf.limited(now).settings == VfSettings(max_tx_rate=limit)
+    if limit is not None:
+        assert parse(max_tx_rate=1, **asking(bandwidth={"egressRate": megabits * 1_000_000})).limited(
+            VfSettings(max_tx_rate=100)).settings.max_tx_rate == 1
+
+
+def test_addresses_that_no_plugin_gives():
+    problem = "ipam.type: not set, and without a plugin there are no addresses"
+    assert problems(ipam={"typ": "host-local"}) == [problem]
+    parsed = parse(type="sriov", ipam={"typ": "host-local"})
+    assert (parsed.warnings, parsed.ipam) == ((problem,), None)
 
 
 @pytest.mark.parametrize(("bandwidth", "problem"), [
@@ -223,7 +243,7 @@ def test_bandwidth_below_what_the_network_promises():
                "got 3000000")
     assert problems(min_tx_rate=5, **asked) == [problem]
     parsed = parse(type="sriov", min_tx_rate=5, max_tx_rate=9, **asked)
-    assert (parsed.warnings, parsed.settings.max_tx_rate) == ((problem,), 5)
+    assert (parsed.warnings, parsed.limited(VfSettings()).settings.max_tx_rate) == ((problem,), 5)
 
 
 def test_an_mtu_of_zero_is_what_templates_leave_where_they_have_none():

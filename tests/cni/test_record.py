@@ -279,7 +279,19 @@ def test_a_draft_that_was_never_finished_is_nothing(tmp_path):
         assert not drafts[0].exists()
 
 
-@pytest.mark.parametrize("damage", [b"", bytes(700), b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])
+@pytest.mark.parametrize("left", [b"", bytes(700), format_record(record()).encode()[:99] + bytes(600)],
+                         ids=["empty", "zeros", "half"])
+def test_what_a_power_cut_left_is_no_trouble(tmp_path, left):
+    with opened(tmp_path) as store:
+        store.write(record())
+    path = file_of(tmp_path, record("0000:3b:02.2"))
+    path.write_bytes(left)
+    with opened(tmp_path) as store:
+        assert (list(store), store.damaged) == ([record()], [])
+    assert (path.exists(), path.with_suffix(".damaged").read_bytes()) == (False, left)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])
 def test_damaged_files_are_set_aside_and_the_others_read(tmp_path, damage):
     with opened(tmp_path) as store:
         store.write(record())

@@ -6,7 +6,7 @@ came for it. So -x, -k, -v, --lf and JUnit files work as ever. A guest that cann
 failures, never skips.
 
 `lab(topology=...)` asks for another machine than the default one. Such tests come after all others, so that each
-machine boots once and has this one for itself. Those of the default machine are in two shares, module by module.
+machine boots once. Those of the default machine are in two shares where there are two CPUs, module by module.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.lab.topology import Topology
 
 ITEMS = "/run/lab/items"      # in the guest: pytest's arguments, a test id per line
 GUEST_ROOT = "/vfpool"        # the working tree there
+MOST_GUESTS = 2               # of the default machine
 SILENCE = 900                 # seconds without a report after which a guest counts as hung
 SILENCE_LONG = 4 * 3600       # the same for tests marked long
 
@@ -115,16 +116,17 @@ class LabSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        for share in self._shares:
-            share.end()
+        with ExitStack() as stack:
+            for share in self._shares:
+                stack.callback(share.end)
 
     def _share_of(self, item: pytest.Item) -> Share:
         """The item's, with its guest and as many of the others' as there is room for."""
+        room = len(os.sched_getaffinity(0))
         if not self._shares:
             lab = [each for each in item.session.items if each.get_closest_marker("lab") is not None]
-            self._shares = [Share(self._config, items) for items in divide(lab)]
+            self._shares = [Share(self._config, items) for items in divide(lab, min(room, MOST_GUESTS))]
         own = next(share for share in self._shares if item.nodeid in share.nodeids)
-        room = len(os.sched_getaffinity(0))
         for share in (own, *self._shares):
             if not share.began and (share is own or sum(each.runs for each in self._shares) < room):
                 with self._terminal():
@@ -142,18 +144,18 @@ class LabSession:
             yield
 
 
-def divide(items: Sequence[pytest.Item]) -> list[list[pytest.Item]]:
-    """By machine, in the items' order; those of the default one in two halves, if there is more than one module."""
+def divide(items: Sequence[pytest.Item], guests: int) -> list[list[pytest.Item]]:
+    """By machine, in the items' order; those of the default one for so many guests, module by module."""
     shares: dict[tuple[Topology, int], list[pytest.Item]] = defaultdict(list)
     default = [item for item in items if topology_of(item) == Topology()]
     sizes = Counter(item.path for item in default)
-    halves, half_of = [0, 0], {}
+    loads, guest_of = [0] * guests, {}
     for path, size in sizes.most_common():
-        half_of[path] = half = halves.index(min(halves))
-        halves[half] += size
+        guest_of[path] = guest = loads.index(min(loads))
+        loads[guest] += size
     for item in items:
         topology = topology_of(item)
-        shares[topology, half_of[item.path] if topology == Topology() else 0].append(item)
+        shares[topology, guest_of[item.path] if topology == Topology() else 0].append(item)
     return list(shares.values())
 
 

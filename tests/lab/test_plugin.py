@@ -36,7 +36,8 @@ def test_a_guest_has_whole_modules_of_one_machine_and_two_have_about_as_many_tes
     lab, full = pytest.mark.lab, pytest.mark.lab(topology=FULL)
     items = [item("a", lab, module="one"), item("b", lab, module="two"), item("c", lab, module="two"),
              item("d", lab, module="two"), item("e", lab, module="three"), item("f", full, module="one")]
-    shares = [[each.name for each in share] for share in divide(items)]
+    shares = [[each.name for each in share] for share in divide(items, 2)]
     assert shares == [["a", "e"], ["b", "c", "d"], ["f"]]
-    assert [[each.name for each in share] for share in divide(items[1:4])] == [["b", "c", "d"]]
-    assert divide([]) == []
+    assert [[each.name for each in share] for share in divide(items[1:4], 2)] == [["b", "c", "d"]]
+    assert [[each.name for each in share] for share in divide(items, 1)] == [["a", "b", "c", "d", "e"], ["f"]]
+    assert divide([], 2) == []
