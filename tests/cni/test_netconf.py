@@ -202,8 +202,8 @@ def test_a_pods_bandwidth_lowers_the_limit_and_never_raises_it(bandwidth, config
 
 @pytest.mark.parametrize(("megabits", "now", "limit"), [
     (5, VfSettings(max_tx_rate=100), 5), (500, VfSettings(max_tx_rate=100), 100),
-    (0, VfSettings(max_tx_rate=100), None), (5, VfSettings(), 5), (5, VfSettings(max_tx_rate=100, min_tx_rate=50), 50),
-    (5, VfSettings(max_tx_rate=0, min_tx_rate=0), 5)])
+    (0, VfSettings(max_tx_rate=100), None), (5, VfSettings(), 5),
+    (5, VfSettings(max_tx_rate=100, min_tx_rate=50), 50), (5, VfSettings(max_tx_rate=0, min_tx_rate=0), 5)])
 def test_where_no_network_says_a_limit_a_pods_bandwidth_lowers_that_of_the_vf(megabits, now, limit):
     conf = parse(**asking(bandwidth={"egressRate": megabits * 1_000_000}))
     assert conf.limited(now).settings == VfSettings(max_tx_rate=limit)
