@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -71,6 +72,17 @@ def test_what_fails_there_is_raised_here(host):
         call_in(host.fd, fail)
     assert str(caught.value) != own
     assert os.readlink("/proc/thread-self/ns/net") == own
+
+
+def test_without_a_descriptor_no_namespace_is_entered(host):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        with pytest.raises(HostError, match="cannot open /proc/thread-self/ns/net") as caught:
+            call_in(host.fd, lambda: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
 
 
 def test_many_threads_at_once_see_their_own_namespace(new_netns):
