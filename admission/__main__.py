@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="vfpool-webhook", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vfpool-webhook", description=__doc__, allow_abbrev=False)
     add_version(parser)
     parser.add_argument("--tls-cert-file", type=Path, required=True, metavar="FILE",
                         help="the server's certificate and its chain, PEM; read again when it changes")

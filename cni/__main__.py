@@ -37,7 +37,7 @@ def _call(env: Mapping[str, str], config: bytes) -> Answer:
     if env.get("CNI_COMMAND") == Command.VERSION:
         return answer_version(config)
     try:
-        return call_agent(env, config, path=env.get("VFPOOL_SOCKET", SOCKET_PATH))
+        return call_agent(env, config, path=env.get("VFPOOL_SOCKET") or SOCKET_PATH)
     except HostError as error:
         if error.errno not in _NO_AGENT:
             return fail(CniError(_later(env), error.message), config)
@@ -48,7 +48,7 @@ def _call(env: Mapping[str, str], config: bytes) -> Answer:
 
 def _call_in_process(env: Mapping[str, str], config: bytes) -> Answer:
     try:
-        store = Store.open(Path(env.get("VFPOOL_STATE", "/var/lib/vfpool")))
+        store = Store.open(Path(env.get("VFPOOL_STATE") or "/var/lib/vfpool"))
     except Refused as error:
         return fail(CniError(_later(env), error.message, hint=error.hint), config)
     except HostError as error:

@@ -11,7 +11,7 @@ from sriov.clock import moment
 from sriov.pci import PciAddress
 from sriov.status import BroughtHome, Owner, Problem, Repairs
 
-_DAMAGED = "its VF may be as a pod left it: mend that by hand; this is said until the agent restarts"
+_DAMAGED = "the VF or address that it was about may be as a pod left it: mend that by hand, then delete the file"
 
 
 def list_owners(records: Iterable[Record]) -> dict[PciAddress, Owner]:
@@ -29,9 +29,11 @@ def describe_repairs(repair: Repair) -> Repairs:
     """What repair and ADDs mended since this process began, and what stands unmended."""
     counts, now = repair.counts, time.time()
     failures = [Problem(message=each.reason, since=moment(now - each.age)) for each in repair.failures]
+    full = repair.unfit
+    unfit = [] if full is None else [Problem(message=f"no ADD can begin: {full}", hint=full.hint)]
     damaged = [Problem(message=f"set aside a damaged record: {each}", hint=_DAMAGED) for each in repair.damaged]
     return Repairs(
         brought_home=tuple(BroughtHome(reason=why, vfs=count) for why, count in counts.brought_home.items()),
         paid_late=counts.paid_late, set_aside=len(damaged),
         last=counts.last, last_at=None if counts.last is None else moment(counts.last_at),
-        standing=(*failures, *damaged))
+        standing=(*unfit, *failures, *damaged))

@@ -102,8 +102,17 @@ class Repair:
 
     @property
     def damaged(self) -> list[str]:
-        """Records that were set aside when they were read, each with the reason."""
+        """As Store.damaged."""
         return self._store.damaged
+
+    @property
+    def unfit(self) -> SriovError | None:
+        """Why no record can be written now, and so no ADD begin."""
+        try:
+            self._store.check_writable()
+        except SriovError as error:
+            return error
+        return None
 
     @property
     def counts(self) -> Counts:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cni.record import Record, format_record, parse_record
+from sriov.clock import boot_time
 from sriov.durable import holding, list_records, write_file
 from sriov.errors import HostError, Refused, SriovError
 from sriov.pci import PciAddress
@@ -56,7 +57,7 @@ class Store:
 
     @property
     def damaged(self) -> list[str]:
-        """Files that were set aside when this was opened, each with the reason; without those of a power cut."""
+        """Records that were set aside, each with the reason, until somebody deletes that file."""
         return self._vfs.damaged + self._owed.damaged
 
     def __iter__(self) -> Iterator[Record]:
@@ -125,7 +126,13 @@ class _Folder:
         self._guard = threading.Lock()
         self._probing = threading.Lock()
         self._records: dict[str, Record] = {}
-        self.damaged: list[str] = []
+        self._reasons: dict[Path, str] = {}      # why a file was set aside
+        self._folders: list[str] = []            # such in a record's place
+
+    @property
+    def damaged(self) -> list[str]:
+        aside = sorted(self._path.glob(f"*{_SET_ASIDE}"))
+        return [*self._folders, *(f"{path}: {self._reasons.get(path, 'by an earlier agent')}" for path in aside)]
 
     def all(self) -> list[Record]:
         with self._guard:
@@ -152,7 +159,7 @@ class _Folder:
         probe = self._path / "probe"
         try:
             with self._probing:
-                write_file(probe, bytes(_PROBE_BYTES))
+                write_file(probe, bytes(_PROBE_BYTES), lasting=False)
                 probe.unlink()
         except OSError as error:
             raise HostError(f"cannot write records in {self._path}", errno=error.errno or 0) from error
@@ -180,21 +187,21 @@ class _Folder:
     def _read(self, path: Path) -> None:
         try:
             content = path.read_text()
-            if not content or content.endswith("\0"):
+            if (not content or content.endswith("\0")) and path.stat().st_mtime < boot_time():
                 # A power cut leaves that of one that was not to outlast it.
-                log.info("set aside %s: it was never written to the end", path)
-                path.replace(path.with_suffix(_SET_ASIDE))
+                log.info("deleted %s: it was never written to the end", path)
+                path.unlink()
                 return
             record = parse_record(content)
             if self._file(record) != path:
                 raise SriovError(f"not the record of this file: {self._name(record)}")
         except IsADirectoryError:
-            self.damaged.append(f"{path}: it is a folder")
+            self._folders.append(f"{path}: it is a folder")
         except Refused as error:
             raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
         except (SriovError, UnicodeDecodeError) as error:
-            path.replace(path.with_suffix(_SET_ASIDE))
-            self.damaged.append(f"{path}: {error}")
+            aside = path.replace(path.with_suffix(_SET_ASIDE))
+            self._reasons[aside] = str(error)
         else:
             self._records[self._name(record)] = record
 

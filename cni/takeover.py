@@ -17,6 +17,7 @@ from cni.protocol import Code
 from cni.record import Delegation, Owner, Phase, Record
 from cni.sriovcache import SriovCache
 from cni.store import Attachment
+from sriov.clock import boot_time
 from sriov.errors import Gone, InputError, Refused
 from sriov.model import is_userspace
 from sriov.pci import PciAddress
@@ -35,7 +36,7 @@ class Forerunner:
     def __init__(self, kernel: Kernel, folder: Path | None = None) -> None:
         self._kernel = kernel
         self._cache = SriovCache(folder or FOLDER, self._wait)
-        self._booted = _read_boot_time()
+        self._booted = boot_time()
 
     def _wait(self, seconds: float) -> None:
         with self._kernel.calls.aside():
@@ -170,18 +171,13 @@ class Forerunner:
         Its time says so, and no living namespace says otherwise: a clock that is set after the boot makes files
         of this one look older. One that names no namespace proves itself in `make_record`, or does not.
         """
-        self._booted = min(self._booted, _read_boot_time())
+        self._booted = min(self._booted, boot_time())
         if leftover.since >= self._booted or leftover.netns is None or netns_cookie(leftover.netns) is not None:
             return False
         log.warning("set aside sriov-cni's file %s: by the clock the node was booted since, and %s, which had "
                     "VF %s, is gone", leftover.name, leftover.netns, leftover.vf)
         self._cache.set_outdated(leftover)
         return True
-
-
-def _read_boot_time() -> float:
-    """time.time() of the boot by the clock as it is now: it moves when that is set."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _sees_netns(fd: int | None) -> bool:

@@ -106,7 +106,7 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="vfpool-agent", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vfpool-agent", description=__doc__, allow_abbrev=False)
     add_version(parser)
     parser.add_argument("--pool-file", type=parse_path, default=Path("/etc/vfpool/pools.yaml"),
                         help="the pools of this node; followed when it changes (default: %(default)s)")

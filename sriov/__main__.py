@@ -84,6 +84,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**options, allow_abbrev=False)
+
     def print_help(self, file: Any = None) -> None:  # noqa: ANN401 - whatever has `write`
         (file or sys.stdout).write(self.format_help())    # argparse's own passes over a disk that is full
 

@@ -419,7 +419,8 @@ def test_a_damaged_record_holds_nobody_up(start, home, vfs: Vfs) -> None:
         wait_for("the other VF", lambda: agent.records() == [], HOME_WITHIN)
         wait_for_line(agent, "brought home")
         (problem,) = wait_for("the status", lambda: standing(agent))
-        assert problem.message.startswith(f"set aside a damaged record: {damaged}: not a record: ")
+        aside = damaged.with_suffix(".damaged")
+        assert problem.message.startswith(f"set aside a damaged record: {aside}: not a record: ")
         assert ip("-n", Path(pod).name, "link", "show", "net1")
         assert vlan(vfs[0]) == [{"vlan": 5}]
         with netns() as other, pytest.raises(CniFailed, match="and not by this agent"):

@@ -155,7 +155,7 @@ def test_a_file_of_another_vfs_name_is_damage(tmp_path):
     copy.write_text(format_record(record()))
     with opened(tmp_path) as store:
         assert list(store) == [record()]
-        assert store.damaged == [f"{copy}: not the record of this file: {record().vf}"]
+        assert store.damaged == [f"{copy.with_suffix('.damaged')}: not the record of this file: {record().vf}"]
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "5", '"x"', "{}", '{"format": 1}', "[" * 100_000])
@@ -286,24 +286,29 @@ def test_what_a_power_cut_left_is_no_trouble(tmp_path, left):
         store.write(record())
     path = file_of(tmp_path, record("0000:3b:02.2"))
     path.write_bytes(left)
+    os.utime(path, (0, 0))         # before the node booted
     with opened(tmp_path) as store:
         assert (list(store), store.damaged) == ([record()], [])
-    assert (path.exists(), path.with_suffix(".damaged").read_bytes()) == (False, left)
+    assert not path.exists()
 
 
-@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])
+@pytest.mark.parametrize("damage", [b"", bytes(700), b"{", b"\xff\xfe", b"null", b'{"format": 1, "vf": 5}'])
 def test_damaged_files_are_set_aside_and_the_others_read(tmp_path, damage):
     with opened(tmp_path) as store:
         store.write(record())
     bad = file_of(tmp_path, record("0000:3b:02.2"))
+    aside = bad.with_suffix(".damaged")
     bad.write_bytes(damage)
     with opened(tmp_path) as store:
         assert list(store) == [record()]
-        assert [entry.split(": ")[0] for entry in store.damaged] == [str(bad)]
+        (entry,) = store.damaged
+        assert entry.startswith((f"{aside}: not a record: ", f"{aside}: 'utf-8' codec can't decode byte"))
     assert not bad.exists()
-    assert bad.with_suffix(".damaged").read_bytes() == damage
+    assert aside.read_bytes() == damage
     with opened(tmp_path) as store:
-        assert (list(store), store.damaged) == ([record()], [])
+        assert (list(store), store.damaged) == ([record()], [f"{aside}: by an earlier agent"])
+        aside.unlink()
+        assert store.damaged == []
 
 
 def check_refused(store, state, reason):

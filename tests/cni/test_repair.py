@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -288,8 +289,20 @@ def test_a_damaged_record_is_set_aside_and_told(tmp_path, caplog):
         store.close()
     assert told.set_aside == 1
     (problem,) = told.standing
-    assert problem.message.startswith(f"set aside a damaged record: {tmp_path}/vfs/0000:3b:02.3.json: not a record")
+    aside = tmp_path / "vfs/0000:3b:02.3.damaged"
+    assert problem.message.startswith(f"set aside a damaged record: {aside}: not a record")
     assert messages(caplog) == [problem.message]
+
+
+def test_a_folder_that_takes_no_record_is_told(tmp_path):
+    store = Store.open(tmp_path)
+    try:
+        made = Repair(Fake(store), store)
+        shutil.rmtree(tmp_path / "vfs")
+        (problem,) = describe_repairs(made).standing
+    finally:
+        store.close()
+    assert problem.message == f"no ADD can begin: cannot write records in {tmp_path}/vfs: ENOENT"
 
 
 # ---- what a path tells --------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ def test_a_host_that_is_not_there_has_no_claims_to_be_read(
         assert said == f"cannot use --host-root {where}: there is no such folder"
 
 
+def test_an_option_that_is_not_written_out(capsys: pytest.CaptureFixture[str], pool_file: Path) -> None:
+    """What was mistyped must not start an agent on this node's own folders."""
+    assert complain(capsys, "--pool-fil", pool_file) == f"unrecognized arguments: --pool-fil {pool_file}"
+
+
 PLACES = ("--host-root", "--install-cni", "--state-dir", "--socket", "--status-socket", "--kubelet-dir",
           "--device-info-dir", "--pool-file")
 

@@ -199,7 +199,8 @@ def test_kernel_that_says_no(capsys):
     assert capsys.readouterr() == ("", "cannot list links: EPERM (hint: run as root)\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["wibble"], ["check"], ["discover", "-o", "xml"]])
+@pytest.mark.parametrize("argv", [
+    [], ["wibble"], ["check"], ["discover", "-o", "xml"], ["discover", "--outp=json"]])
 def test_wrong_arguments(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
