@@ -10,8 +10,8 @@ from tests.e2e.pods import namespace, network, pod
 from tests.support.node import wait_for
 
 PODS = 10
-START = 240.0    # seconds for ten pods at once in an emulated node; one takes about 4
-END = 240.0      # for their sandboxes to go
+START = 480.0    # seconds for ten pods at once in an emulated node, which take 80 to 130 where nothing else runs
+END = 480.0      # for their sandboxes to go
 HOME = 10.0      # for every VF to be home once the last sandbox has gone
 
 
