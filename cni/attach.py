@@ -68,7 +68,8 @@ class Attachments:
         self._allocated = allocated
         self._custody = Custody(kernel, store)
         self._detacher = Detacher(self._custody, store, forerunner or Forerunner(kernel))
-        self._repeated: dict[PciAddress, Mapping[str, Any] | None] = {}     # the result that an ADD was told last
+        # By VF, the recorded result that a second ADD was told: the first one's caller is not the only one to know.
+        self._repeated: dict[PciAddress, Mapping[str, Any] | None] = {}
         self.repair = Repair(self._custody, store)
 
     def handle(self, call: Invocation) -> Mapping[str, Any] | None:
