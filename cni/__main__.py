@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,4 +75,4 @@ def _later(env: Mapping[str, str]) -> Code:
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vfpool: %(message)s")
-    sys.exit(main(os.environ, sys.stdin.buffer, sys.stdout.buffer))
+    sys.exit(main(os.environ, sys.stdin.buffer if sys.stdin else BytesIO(), sys.stdout.buffer))

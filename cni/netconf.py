@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni.fields import MOST_VALUES, EnoughProblemsError, Report
+from cni.fields import ENOUGH, MOST_VALUES, EnoughProblemsError, Report
 from cni.grammar import parse_interface_address
 from cni.protocol import CniError, Code, show
 from cni.values import Values
@@ -19,6 +19,9 @@ _STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "
                   "args", "plugins", "disableCheck", "disableGC")
 _OUR_KEYS = ("deviceID", "pciBusID", "vlan", "vlanQoS", "vlanProto", "mac", "mtu", "spoofchk", "trust",
              "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile")
+# Of the specification's CONVENTIONS.md, Multus and containerd; a runtime may have others.
+_CAPABILITIES = ("mac", "ips", "deviceID", "bandwidth", "portMappings", "ipRanges", "dns", "infinibandGUID",
+                 "aliases", "cgroupPath", "CNIDeviceInfoFile")
 _SWITCH = {"on": True, "off": False}
 _LINK_STATES = {state.name.lower(): state for state in LinkState}
 _LOG_LEVELS = ("panic", "error", "warning", "info", "debug", "verbose")
@@ -76,7 +79,8 @@ def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf
     with suppress(EnoughProblemsError):
         conf = _read(config if config.get("type") == "vfpool" else _fold_case(config), args, report)
     if report.problems or conf is None:
-        raise CniError(Code.INVALID_CONFIG, "network configuration: " + "; ".join(report.problems))
+        more = "; there may be more" if len(report.problems) == ENOUGH else ""
+        raise CniError(Code.INVALID_CONFIG, f"network configuration: {'; '.join(report.problems)}{more}")
     return replace(conf, warnings=tuple(report.warnings))
 
 
@@ -230,6 +234,12 @@ class _Reader(Values):
             if key not in known and not key.startswith("cni.dev/"):
                 near = folded.get(key.lower()) or report.suggest(key, known)
                 self._odd(self, printable(key), "unknown key" + (f", did you mean {near}?" if near else ""))
+        capabilities = self.section("capabilities")
+        for key in capabilities.document:
+            if key not in _CAPABILITIES:
+                near = report.suggest(key, _CAPABILITIES)
+                capabilities.warn(printable(key), "unknown capability: few runtimes can pass it"
+                                  + (f", did you mean {near}?" if near else ""))
 
     def _odd(self, where: Values, key: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""

@@ -67,8 +67,8 @@ class _Handler(socketserver.BaseRequestHandler):
                 self.request.sendall(encode_answer(reply))
             except OSError as error:
                 if reply.undo is not None:
-                    log.warning("%s: the caller went away before its answer: undoing it: %s",
-                                describe_call(call.env), error)
+                    log.warning("%s: the caller went away before its answer: undoing it, if nobody else was told: "
+                                "%s", describe_call(call.env), error)
                     answer(self.server.attachments, {**call.env, "CNI_COMMAND": "DEL"}, call.stdin, call.netns,
                            undoes=reply.undo)
 

@@ -127,12 +127,12 @@ class _Folder:
         self._probing = threading.Lock()
         self._records: dict[str, Record] = {}
         self._reasons: dict[Path, str] = {}      # why a file was set aside
-        self._folders: list[str] = []            # such in a record's place
+        self._no_files: list[str] = []           # what is in a record's place, and is left there
 
     @property
     def damaged(self) -> list[str]:
         aside = sorted(self._path.glob(f"*{_SET_ASIDE}"))
-        return [*self._folders, *(f"{path}: {self._reasons.get(path, 'by an earlier agent')}" for path in aside)]
+        return [*self._no_files, *(f"{path}: {self._reasons.get(path, 'by an earlier agent')}" for path in aside)]
 
     def all(self) -> list[Record]:
         with self._guard:
@@ -185,6 +185,9 @@ class _Folder:
             raise HostError(f"cannot read the records in {self._path}", errno=error.errno or 0) from error
 
     def _read(self, path: Path) -> None:
+        if not path.is_file():      # to read a FIFO is to wait for its writer
+            self._no_files.append(f"{path}: it is no regular file")
+            return
         try:
             content = path.read_text()
             if (not content or content.endswith("\0")) and path.stat().st_mtime < boot_time():
@@ -195,8 +198,6 @@ class _Folder:
             record = parse_record(content)
             if self._file(record) != path:
                 raise SriovError(f"not the record of this file: {self._name(record)}")
-        except IsADirectoryError:
-            self._folders.append(f"{path}: it is a folder")
         except Refused as error:
             raise Refused(f"cannot use the record {path}: {error.message}", hint=error.hint) from None
         except (SriovError, UnicodeDecodeError) as error:

@@ -296,6 +296,15 @@ def test_unknown_keys_of_our_own_nads_are_problems_and_of_others_warnings():
     assert parse(type="sriov").warnings == ()
 
 
+def test_capabilities_are_warned_about_in_every_nad():
+    """A runtime may have its own; but none passes a misspelt one, and the pod has no MAC of its own then."""
+    for kind in ("sriov", "vfpool"):
+        assert parse(type=kind, capabilities={"mac": True, "ips": True, "macs": True, "frobs": True}).warnings == (
+            "capabilities.macs: unknown capability: few runtimes can pass it, did you mean mac?",
+            "capabilities.frobs: unknown capability: few runtimes can pass it")
+    assert problems(capabilities=5) == ["capabilities: expected an object, got 5"]
+
+
 def test_every_problem_at_once():
     assert problems(vlan=5000, trust="yes", mac="x", deviceID="y", mtu=0, ipam=3, runtimeConfig=4, vlna=1) == [
         "runtimeConfig: expected an object, got 4",
@@ -339,7 +348,9 @@ def test_values_of_any_depth_and_length(key):
 def test_no_configuration_is_worth_more_than_so_many_words_and_searches():
     """Four megabytes of them fit through the agent's socket."""
     keys = {f"vlan{number}": 5 for number in range(10_000)}
-    for said in (problems(**keys), parse(type="sriov", **keys).warnings):
+    *noted, last = problems(**keys)
+    assert last == "there may be more"
+    for said in (noted, parse(type="sriov", **keys).warnings):
         assert len(said) == ENOUGH
         assert sum("did you mean vlan?" in each for each in said) == 5
     assert problems(ipam={"type": "static"}, runtimeConfig={"ips": ["10.0.0.1"] * 129}) == [

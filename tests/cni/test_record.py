@@ -395,8 +395,9 @@ def test_state_that_cannot_be_opened(tmp_path):
     with pytest.raises(HostError, match=f"cannot use {tmp_path}/file: "):
         Store.open(tmp_path / "file")
     (tmp_path / "state/vfs/0000:3b:02.1.json").mkdir(parents=True)
+    os.mkfifo(tmp_path / "state/vfs/0000:3b:02.2.json")
     with opened(tmp_path / "state") as store:
-        assert store.damaged == [f"{tmp_path}/state/vfs/0000:3b:02.1.json: it is a folder"]
+        assert store.damaged == [f"{tmp_path}/state/vfs/0000:3b:02.{n}.json: it is no regular file" for n in (1, 2)]
 
 
 HOLDER = """\
