@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,14 +123,17 @@ def test_a_disk_that_is_spoiled_during_an_add(kernel: Kernel, vfs: Vfs, disk: Sp
         assert node.differences(before, here.view()) == []
 
 
+def host_local(folder: Path) -> dict[str, Any]:
+    return {"type": "host-local", "dataDir": str(folder), "ranges": [[{"subnet": "10.9.0.0/24"}]]}
+
+
 @pytest.mark.parametrize("kind", ["kernel", "vfio"])
 def test_an_agent_on_it(vfs: Vfs, disk: SpoiledDisk, tmp_path: Path, kind: str) -> None:
     agent = Agent(tmp_path, POOLS)      # its state is in tmp_path/state
     agent.start()
     cni = Cni(agent.socket)
-    confs = [config(vf.address, vlan=5, mac=f"02:00:00:00:08:0{vf.index}", max_tx_rate=100, ipam={
-        "type": "host-local", "dataDir": str(tmp_path / "ipam"), "ranges": [[{"subnet": "10.9.0.0/24"}]]})
-        for vf in vfs[kind]]
+    confs = [config(vf.address, vlan=5, mac=f"02:00:00:00:08:0{vf.index}", max_tx_rate=100,
+                    ipam=host_local(tmp_path / "ipam")) for vf in vfs[kind]]
 
     def reserved() -> list[Path]:
         return list(tmp_path.glob("ipam/net/10.*"))
@@ -157,6 +161,34 @@ def test_an_agent_on_it(vfs: Vfs, disk: SpoiledDisk, tmp_path: Path, kind: str) 
             wait_for("no record, without another DEL", lambda: not agent.records())
             cni.add(confs[0], "c3", pod)
             cni.delete(confs[0], "c3", pod)
+        assert (node.differences(before, node.snapshot()), reserved(), agent.records()) == ([], [], [])
+    finally:
+        assert agent.stop() == 0, agent.tail()
+
+
+def test_a_del_of_a_network_that_was_changed_since_its_add(vfs: Vfs, disk: SpoiledDisk, tmp_path: Path) -> None:
+    """There is no room to note what the ADD's own IPAM is owed: the record stays until that can be paid."""
+    agent = Agent(tmp_path, POOLS)
+    agent.start()
+    cni = Cni(agent.socket)
+    conf = config(vfs["kernel"][0].address, vlan=5, ipam=host_local(tmp_path / "old"))
+    changed = {**conf, "ipam": host_local(tmp_path / "new")}
+
+    def reserved() -> list[Path]:
+        return list(tmp_path.glob("*/net/10.*"))
+
+    try:
+        before = node.snapshot()
+        with netns() as pod:
+            cni.add(conf, "c1", pod)
+            disk.spoil()
+            with pytest.raises(CniFailed, match=disk.words):
+                cni.delete(changed, "c1", pod)
+            assert node.differences(before, node.snapshot()) == []
+            assert len(agent.records()) == 1
+            disk.mend()
+            wait_for("nothing held, without another DEL", lambda: not agent.records() and not reserved())
+            cni.delete(changed, "c1", pod)
         assert (node.differences(before, node.snapshot()), reserved(), agent.records()) == ([], [], [])
     finally:
         assert agent.stop() == 0, agent.tail()
