@@ -20,7 +20,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from cni.netns import call_in, find_place
 from sriov.errors import SriovError
-from sriov.host.netlink import LinkEvents, Links
+from sriov.host.linkevents import LinkEvents
+from sriov.host.netlink import Links
 from sriov.pci import MacAddress
 
 log = logging.getLogger(__name__)

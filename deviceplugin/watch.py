@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sriov.host.netlink import LinkEvents
+from sriov.host.linkevents import LinkEvents
 from sriov.host.udev import Uevents
 
 NETDEV_PAUSE = 0.5         # seconds from a netdev's event to the look that it asks for

@@ -43,7 +43,6 @@ from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
-_RTMGRP_LINK, _RTMGRP_IPV6_IFADDR = 0x1, 0x100
 _NLM_F_REPLACE, _NLM_F_CREATE, _NLM_F_APPEND = 0x100, 0x400, 0x800
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
@@ -306,37 +305,6 @@ class Links:
             return self._socket.get(_RTM_GETLINK, _get_link_body(key, mask), f"read the link {printable(str(key))}")
         except Gone:
             return None
-
-
-class LinkEvents:
-    """Messages that a link of the calling thread's namespace changed, and with `addresses` an IPv6 address of one;
-    `fileno` turns readable when there are any.
-    """
-
-    def __init__(self, *, addresses: bool = False) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, kind, 0)
-        self._socket.bind((0, _RTMGRP_LINK | (_RTMGRP_IPV6_IFADDR if addresses else 0)))
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def drain(self) -> bool:
-        """Throw away what is queued; whether there was any."""
-        found = False
-        while True:
-            try:
-                self._socket.recv(65536)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                # More came than the buffer holds: the lost ones would have said the same.
-                if error.errno != errno.ENOBUFS:
-                    raise
-            found = True
 
 
 @lru_cache(256)

@@ -13,7 +13,8 @@ from typing import Protocol
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.devlink import Devlink
 from sriov.host.discovery import DevlinkFacts, LinkTables, discover
-from sriov.host.netlink import LinkEvents, Links
+from sriov.host.linkevents import LinkEvents
+from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import Host, Link, PhysicalFunction, VfSettings, is_userspace
 from sriov.pci import PciAddress

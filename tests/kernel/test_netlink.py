@@ -332,7 +332,7 @@ assert events.drain() == concerns
 assert select.select([events], [], [], 0)[0] == []
 """
 LINKS = """
-from sriov.host.netlink import LinkEvents
+from sriov.host.linkevents import LinkEvents
 events, concerns = LinkEvents(), True
 """
 UEVENTS = """
