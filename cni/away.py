@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cni.kernel import Kernel, Vf
+from cni.kernel import RESETTING, Kernel, Vf
 from cni.netconf import NetConf
 from cni.netns import set_up_ipv6
 from cni.result import Addresses
@@ -147,11 +147,15 @@ def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: P
     try:
         kernel.changes.run(change_link)
     except HostError as error:
+        # The move comes first: what follows it in the message may be refused with the netdev in the pod.
         moved = pod.links.find_pci(vf.address)
-        if error.errno != errno.EADDRNOTAVAIL or conf.mac is None or moved is None:
+        if moved is not None and error.errno in RESETTING:
+            kernel.persist(pod.links.change, moved.index, what, name=pod.ifname, mac=conf.mac, mtu=mtu, up=True)
+        elif moved is not None and error.errno == errno.EADDRNOTAVAIL and conf.mac is not None:
+            kernel.changes.run(pod.links.change, moved.index, what, name=pod.ifname, mtu=mtu)
+            kernel.set_mac(pod.links, vf, moved.index, conf.mac)
+        else:
             raise
-        kernel.changes.run(pod.links.change, moved.index, what, name=pod.ifname, mtu=mtu)
-        kernel.set_mac(pod.links, vf, moved.index, conf.mac)
 
 
 def _find_moved(vf: Vf, conf: NetConf, pod: Pod) -> Link:

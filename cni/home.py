@@ -7,7 +7,6 @@ new netdev, on which nothing is.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import logging
 import re
@@ -15,12 +14,14 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from cni.kernel import Kernel, Vf
-from cni.rebind import rebind
+from cni.kernel import RESET_PATIENCE, RESETTING, Kernel, Vf
+from cni.names import find_other_name, settle_names
+from cni.rebind import end_rebind, rebind
 from cni.record import HomeLink, Record
+from cni.restore import restore_settings, set_back
 from cni.sighting import Place, find, look
-from cni.steps import MacOrder, difference, plan_home_mac, plan_home_settings, plan_rebind
-from sriov.errors import Gone, HostError, InputError
+from cni.steps import plan_home_mac, plan_rebind
+from sriov.errors import Gone, HostError
 from sriov.host.linkinfo import LinkTraits, encode_traits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace, printable
@@ -46,8 +47,7 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     except Gone:
         return None
     if record.baseline.link is not None and driver is None:
-        # Perhaps an earlier way home ended where it bound the driver anew.
-        kernel.sysfs.probe(record.vf)
+        end_rebind(kernel, vf)
         driver = kernel.sysfs.read_driver(record.vf)
     link = None
     with Links.open() as host:
@@ -55,8 +55,17 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
         if record.baseline.link is not None and driver is not None and not is_userspace(driver):
             # Of sriov-cni's pods nobody noted which namespace it was: it might live.
             anew = anew and record.owner.cookie != 0
-            link = _bring_link_home(kernel, host, vf, record, record.baseline.link, pod, deadline, anew=anew)
-        _restore_settings(kernel, host, vf, record)
+            try:
+                link = _bring_link_home(kernel, host, vf, record, record.baseline.link, pod, deadline, anew=anew)
+            except (HostError, Gone) as error:
+                # Nobody may get it with what its pod was allowed. In its pod, which may live, it keeps that.
+                try:
+                    if kernel.find_link(host, vf.address) is not None:
+                        restore_settings(kernel, host, vf, record)
+                except (HostError, Gone) as other:
+                    error.add_note(str(other))
+                raise
+        restore_settings(kernel, host, vf, record)
     kernel.trace("home")
     return link
 
@@ -71,16 +80,16 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
     """Move it; where that does not do, have it made anew if it may."""
     first = plan_home_mac(vf.order, record.baseline, home.mac, admin_mac_set=record.sets_mac).first
     if first is not None:
-        kernel.set_vf(host, vf, first)
+        set_back(kernel, host, vf, first, home)
     reason = None
-    if anew and pod is not None and _has_namespaces(kernel, pod) and _can_rebind(kernel, host, vf, home):
+    if anew and pod is not None and _has_namespaces(kernel, pod) and _can_rebind(host, vf):
         # Nothing in the pod's namespace tells what stands on its netdev in one that the pod made itself.
         reason = "its pod moved links into network namespaces of its own, and what stands on it there stays on it"
     if reason is None:
         try:
             return _move_home(kernel, host, vf, record, home, pod, deadline)
         except (HostError, Gone) as error:
-            if not anew or not _can_rebind(kernel, host, vf, home):
+            if not anew or not _can_rebind(host, vf):
                 raise
             reason = str(error)
     log.warning("%s: its driver makes its netdev anew: %s", vf, reason)
@@ -105,13 +114,10 @@ def _has_namespaces(kernel: Kernel, pod: Links) -> bool:
         return False
 
 
-def _can_rebind(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether a new netdev may be better: not where the name at home is another link's, nor with a PF that is down,
-    which answers no VF's driver.
-    """
-    pf, named, own = host.find(vf.pf_index), host.find(home.name), kernel.find_link(host, vf.address)
-    return (pf is not None and pf.up
-            and (named is None or (own is not None and own.index == named.index)))
+def _can_rebind(host: Links, vf: Vf) -> bool:
+    """Whether a new netdev may be better: not with a PF that is down, which answers no VF's driver."""
+    pf = host.find(vf.pf_index)
+    return pf is not None and pf.up
 
 
 def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLink, pod: Links | None,
@@ -120,7 +126,9 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
     it cannot be given are only logged: the pod never had it.
     """
     failure: HostError | Gone | None = None
-    for _ in range(_TRIES):
+    tries, ready_by = _TRIES, time.monotonic() + RESET_PATIENCE
+    while tries:
+        tries -= 1
         try:
             found = find(kernel, host, pod, vf, deadline)
             mac = plan_home_mac(vf.order, record.baseline, found.link.mac, admin_mac_set=record.sets_mac)
@@ -147,11 +155,11 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
             failure = error
             continue
         except HostError as error:
-            if error.errno == errno.EEXIST:
-                home = _settle_names(kernel, host, vf, home)
-            # The same once more is no accident.
-            if str(error) == str(failure) and not _is_in_the_way(error, host, vf, home):
-                raise
+            if error.errno in RESETTING and time.monotonic() < ready_by:
+                kernel.pause()
+                tries += 1
+            else:
+                home = _give_way(kernel, host, vf, home, error, again=str(error) == str(failure))
             failure = error
             continue
         kernel.trace("link home")
@@ -166,7 +174,7 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
         again = HostError(f"{vf} is not as it was: {'; '.join([*back.unlike(home), *left, *troubles])}")
         if str(again) == str(failure):
             break
-        failure, home = again, _settle_names(kernel, host, vf, home)
+        failure, home = again, settle_names(kernel, host, vf, home)
     raise failure or HostError(f"cannot bring the netdev of {vf} home")
 
 
@@ -227,41 +235,6 @@ def _put_back(kernel: Kernel, host: Links, home: HomeLink, troubles: list[str]) 
     return look(host, index) if steps else found
 
 
-def _settle_names(kernel: Kernel, host: Links, vf: Vf, home: HomeLink) -> HomeLink:
-    """Home as it can be had, where something on the host has a name of the VF's by now.
-
-    An altname of another VF gives way, as long as that is on the host: a pod put it there, or somebody while this
-    one's name was free. An altname of this VF gives way to any other netdev's.
-    """
-    lost = []
-    for name in (home.name, *(home.traits.altnames or ())):
-        other = host.find(name)
-        if other is None or other.pci == vf.address:
-            continue
-        if other.name != name and _is_vf(kernel, other):
-            log.warning("%s: %s was given to %s as an altname: taken off there", vf, printable(name),
-                        printable(other.name))
-            kernel.changes.run(host.delete_altnames, other.index, [name])
-        elif name != home.name:
-            log.warning("%s: comes home without its altname %s, which %s has", vf, printable(name),
-                        printable(other.name))
-            lost.append(name)
-    if not lost:
-        return home
-    rest = tuple(name for name in home.traits.altnames or () if name not in lost)
-    return dataclasses.replace(home, traits=dataclasses.replace(home.traits, altnames=rest))
-
-
-def _is_vf(kernel: Kernel, link: Link) -> bool:
-    if link.pci is None:
-        return False
-    try:
-        kernel.sysfs.locate_vf(link.pci)
-    except (Gone, InputError):
-        return False
-    return True
-
-
 def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:
     """Each of them, whatever the others do; why those that failed did. Raises Gone."""
     troubles = []
@@ -273,24 +246,12 @@ def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:
     return troubles
 
 
-def _is_in_the_way(error: HostError, host: Links, vf: Vf, home: HomeLink) -> bool:
-    """Whether what failed may have because somebody changes the netdev again and again: udev, or its pod."""
-    if error.errno == errno.ENOENT:          # an altname that has gone by itself
-        return True
-    other = host.find(home.name)
-    return error.errno == errno.EEXIST and (other is None or other.pci == vf.address)
-
-
-def _restore_settings(kernel: Kernel, host: Links, vf: Vf, record: Record) -> None:
-    pf, current = kernel.inspect_vf(host, vf)
-    changes = plan_home_settings(vf.order, record.baseline, current)
-    if changes is not None:
-        kernel.set_vf(host, vf, changes)
-        pf, current = kernel.inspect_vf(host, vf)
-    wanted = record.baseline.settings
-    if vf.order is MacOrder.NETDEV_FIRST and record.baseline.link is not None and not pf.up:
-        # The PF learns the netdev's MAC from its mailbox, when it is up again.
-        wanted = dataclasses.replace(wanted, mac=None)
-    left = difference(wanted, current)
-    if left is not None:
-        raise HostError(f"{vf}: its settings are not as they were: {left} differ")
+def _give_way(kernel: Kernel, host: Links, vf: Vf, home: HomeLink, error: HostError, *, again: bool) -> HomeLink:
+    """Home as it may be had after `error`; that is raised where the same came `again`, which is no accident."""
+    if error.errno == errno.EEXIST:
+        home = settle_names(kernel, host, vf, home)
+        # Somebody changes the netdev again and again, udev or its pod, or the name is another one's for good.
+        return find_other_name(host, vf, home) or home if again else home
+    if again and error.errno != errno.ENOENT:          # an altname that has gone by itself
+        raise error
+    return home

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ParamSpec
 
 from cni.queue import CALLS_WIDTH, QUEUE_WIDTH, FairQueue
 from cni.steps import MacOrder, mac_order
@@ -23,6 +25,11 @@ from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
+RESETTING = (errno.EBUSY, errno.EAGAIN)
+RESET_PATIENCE = 3.0      # seconds that a VF may be in reset: more than a PF needs for all of its own
+_RESET_POLL = 0.05
 _KEYS = {"vlan_qos": "vlanQoS", "vlan_proto": "vlanProto"}      # of a network configuration, where not the same
 
 
@@ -112,6 +119,26 @@ class Kernel:
         """What the PF enforces on the VF now."""
         return self.inspect_vf(host, vf)[1]
 
+    def persist(self, change: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `changes.run`, again and again while the VF is in reset.
+
+        For a new MAC or VLAN PFs reset a VF, and until it is back its own driver and the PF's answer EBUSY or
+        EAGAIN (iavf_open, i40e_ndo_set_vf_mac, ice_check_vf_ready_for_cfg).
+        """
+        until = time.monotonic() + RESET_PATIENCE
+        while True:
+            try:
+                return self.changes.run(change, *args, **kwargs)
+            except HostError as error:
+                if error.errno not in RESETTING or time.monotonic() > until:
+                    raise
+            self.pause()
+
+    def pause(self) -> None:
+        """Between two tries at a VF in reset."""
+        with self.calls.aside():
+            time.sleep(_RESET_POLL)
+
     def set_mac(self, links: Links, vf: Vf, index: int, mac: MacAddress) -> None:
         """Set the MAC of netdev `index` and its link up: the kernel tells the driver of a MAC that the netdev
         already has only then.
@@ -129,11 +156,11 @@ class Kernel:
     def set_vf(self, host: Links, vf: Vf, changes: VfSettings) -> None:
         shown = ", ".join(_given(changes))
         try:
-            self.changes.run(host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
+            self.persist(host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
         except HostError as error:
             pf = host.find(vf.pf_index)
-            if changes.max_tx_rate and pf is not None and not pf.carrier:
-                error.hint = f"a rate limit needs the link of {printable(vf.pf_name)} up"
+            if changes.max_tx_rate is not None and pf is not None and not pf.carrier:
+                error.hint = f"a rate, 0 too, can be set only while the link of {printable(vf.pf_name)} is up"
             elif error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT):
                 error.hint = (f"the driver of {printable(vf.pf_name)} does not have all of this: leave out of the "
                               "network what it lacks")

@@ -6,6 +6,7 @@ Source: CNI specification 1.1.0 and its predecessors; error order and version ru
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -77,6 +78,8 @@ def error_code(error: SriovError) -> int:
             return Code.INVALID_CONFIG
         case Refused():
             return Code.REFUSED
+        case HostError(errno=errno.EBUSY | errno.EAGAIN):
+            return Code.TRY_AGAIN_LATER
         case HostError():
             return Code.HOST_REFUSED
         case Gone():

@@ -10,9 +10,12 @@ import time
 
 from cni.kernel import Kernel, Vf
 from sriov.errors import HostError
+from sriov.host.sysfs import Sysfs
+from sriov.model import is_userspace
 
 _PATIENCE = 10.0     # seconds: iavf makes its netdev after its probe has returned
 _POLL = 0.02
+_HINT = "see what dmesg says of it; a PF that is down or resets answers no VF"
 
 
 def rebind(kernel: Kernel, vf: Vf) -> None:
@@ -22,23 +25,37 @@ def rebind(kernel: Kernel, vf: Vf) -> None:
     which those of all other VFs would wait.
     """
     sysfs = kernel.sysfs
-    driver, override = sysfs.read_driver(vf.address), sysfs.read_driver_override(vf.address)
-    # With autoprobe off the kernel refuses every driver for a VF without an override (pci_device_can_probe). Set
-    # first: whoever finds the VF without a driver after a crash only has to probe.
-    forced = override is None and not sysfs.read_autoprobe(vf.pf)
+    driver = sysfs.read_driver(vf.address)
+    # With autoprobe off the kernel refuses every driver for a VF without an override (pci_device_can_probe). And
+    # whoever finds the VF without a driver after a crash knows by it that it is to have one.
+    forced = sysfs.read_driver_override(vf.address) is None
     if forced:
         sysfs.set_driver_override(vf.address, driver)
-    try:
-        sysfs.unbind(vf.address)
-        sysfs.probe(vf.address)
-    finally:
-        if forced:
-            sysfs.set_driver_override(vf.address, None)
+    sysfs.unbind(vf.address)
+    _probe(sysfs, vf, driver)
+    if forced:
+        sysfs.set_driver_override(vf.address, None)
     deadline = time.monotonic() + _PATIENCE
     while (netdev := sysfs.find_netdev(vf.address)) is None:
         if time.monotonic() > deadline:
             raise HostError(f"{vf}: {driver} was bound anew, and made no netdev in {_PATIENCE:.0f} s",
-                            hint="see what dmesg says of it; a PF that is down or resets answers no VF")
+                            hint=_HINT)
         with kernel.calls.aside():
             time.sleep(_POLL)
     kernel.await_udev(netdev[1])
+
+
+def end_rebind(kernel: Kernel, vf: Vf) -> None:
+    """Look for a driver for a VF that has none; raise HostError where `rebind` left it so, and none takes it."""
+    sysfs = kernel.sysfs
+    override = sysfs.read_driver_override(vf.address)
+    _probe(sysfs, vf, override)
+    # With autoprobe off it may be the admin's, who has the VF bound by it.
+    if override is not None and not is_userspace(override) and sysfs.read_autoprobe(vf.pf):
+        sysfs.set_driver_override(vf.address, None)
+
+
+def _probe(sysfs: Sysfs, vf: Vf, wanted: str | None) -> None:
+    sysfs.probe(vf.address)
+    if wanted is not None and sysfs.read_driver(vf.address) is None:
+        raise HostError(f"{vf}: its driver {wanted} does not take it any more", hint=_HINT)

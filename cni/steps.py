@@ -34,6 +34,17 @@ def mac_order(pf_driver: str | None) -> MacOrder:
     return _ORDER.get(pf_driver or "", MacOrder.PF_FIRST)
 
 
+# Each in one attribute. The rates last: drivers refuse them, 0 too, while the PF has no link.
+_PARTS = ({"vlan", "vlan_qos", "vlan_proto"}, {"spoofchk"}, {"trust"}, {"link_state"}, {"mac"},
+          {"min_tx_rate", "max_tx_rate"})
+
+
+def parts(settings: VfSettings) -> list[VfSettings]:
+    """The settings in as many messages as can be, for a driver that refuses some of them."""
+    split = [VfSettings(**{name: getattr(settings, name) for name in part}) for part in _PARTS]
+    return [part for part in split if part != VfSettings()]
+
+
 def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
     """What of `wanted` is not so in `current`; None where all is.
 
@@ -45,7 +56,7 @@ def difference(wanted: VfSettings, current: VfSettings) -> VfSettings | None:
                and getattr(wanted, field.name) not in (None, getattr(current, field.name))}
     if not changed:
         return None
-    for group in ({"vlan", "vlan_qos", "vlan_proto"}, {"min_tx_rate", "max_tx_rate"}):
+    for group in _PARTS:
         if group & changed:
             changed |= group
     values = {name: getattr(wanted, name) for name in changed}

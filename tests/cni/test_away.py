@@ -1,5 +1,7 @@
 """What no VF is taken away for: PFs whose VFs would not work in a pod."""
 
+import dataclasses
+import errno
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from sriov.errors import HostError, Refused
 from sriov.host.linkinfo import LinkTraits
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
+from tests.cni.test_ipam import NOW
 
 PF, ADDRESS = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:02.1")
 VF = Vf(address=ADDRESS, index=1, pf=PF, pf_name="ens1f0", pf_index=4, order=MacOrder.PF_FIRST)
@@ -149,3 +152,26 @@ def test_a_call_whose_caller_left_while_it_waited_in_the_queue_moves_nothing():
     kernel.changes.run(another_change)
     caller.join()
     assert moves == []
+
+
+def test_a_vf_that_is_in_reset_once_it_has_moved_is_waited_for_there():
+    """The move is the first that a message does, and `up` the last: iavf_open answers EBUSY for as long."""
+    changes: list[Any] = []
+
+    def change(index, what, **values):
+        changes.append((index, values))
+        if len(changes) < 4:
+            raise HostError(what, errno=errno.EBUSY)
+
+    there = link(3, "net1", pci=ADDRESS)
+    host: Any = SimpleNamespace(change=change)
+    inside: Any = SimpleNamespace(change=change, find=lambda key: there if changes else None,
+                                  find_pci=lambda address: there)
+    conf = parse_netconf({"name": "net", "type": "vfpool", "deviceID": ADDRESS}, {})
+    kernel = dataclasses.replace(NOW)
+    kernel.__dict__["settings"] = lambda host, vf: VfSettings()
+    moved = take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(),
+                      Pod(links=inside, netns_fd=-1, ifname="net1"), lambda: None)
+    assert moved == there
+    wanted = {"name": "net1", "mac": None, "mtu": None, "up": True}
+    assert changes == [(9, {**wanted, "netns_fd": -1}), *[(3, wanted)] * 3]

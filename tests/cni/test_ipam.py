@@ -241,6 +241,7 @@ def kernel(boot_id="b", driver=None):
         raise Gone(f"{address} is not there")
 
     sysfs: Any = SimpleNamespace(read_driver=lambda vf: driver, probe=lambda vf: None, identify=identify,
+                                 read_driver_override=lambda vf: None,
                                  locate_vf=lambda vf: (record().pf, 1), find_netdev=lambda pf: ("none", 2**31 - 1))
     return Kernel(sysfs=sysfs, changes=FairQueue(), netns_fd=-1, boot_id=boot_id, settle=lambda index: False,
                   trace=lambda step: None)

@@ -302,19 +302,28 @@ def test_an_altname_that_is_another_vfs_name_when_its_own_vf_comes_home(
     assert not unchanged()
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["DEL", "dead namespace"])
+@pytest.mark.parametrize("kind", ["name", "altname"])
 def test_a_name_that_another_netdev_has_is_not_taken_from_it(
-        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]]) -> None:
+        agent: Agent, vfs: Vfs, unchanged: Callable[[], list[str]], kind: str, dies: bool) -> None:
+    name = home_name(vfs[0])
     with netns() as pod:
         cni = add(agent, vfs[0], pod)
-        node.run("ip", "link", "add", "dummy7", "type", "dummy")
+        other = name if kind == "name" else "dummy7"
+        node.run("ip", "link", "add", other, "type", "dummy")
         try:
-            node.run("ip", "link", "property", "add", "dev", "dummy7", "altname", home_name(vfs[0]))
-            with pytest.raises(CniFailed, match="EEXIST"):
+            if kind == "altname":
+                node.run("ip", "link", "property", "add", "dev", other, "altname", name)
+            if dies:
+                node.run("ip", "netns", "del", Path(pod).name)
+            else:
                 cni.delete(config(vfs[0].address), "c1", pod)
-            assert home_name(vfs[0]) in links()["dummy7"]["altnames"]
+            wait_for("no record", lambda: not agent.records(), 20)
+            assert "dev0" in links()
+            assert f"comes home as dev0: {name}, which it was called, is" in agent.log.read_text()
         finally:
-            node.run("ip", "link", "del", "dummy7")
-        wait_for("no record", lambda: not agent.records(), 20)
+            node.run("ip", "link", "del", other)
+    node.run("ip", "link", "set", "dev0", "name", name)
     assert not unchanged()
 
 

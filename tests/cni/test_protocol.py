@@ -1,5 +1,6 @@
 """CNI requests and errors: what each verb needs, in which order it is checked, and no input without an answer."""
 
+import errno
 import json
 
 import pytest
@@ -282,7 +283,9 @@ def test_no_depth_of_nesting_is_too_much(key):
 
 @pytest.mark.parametrize(("error", "code"), [
     (CniError(11, "x"), 11), (InputError("x"), Code.INVALID_CONFIG), (Refused("x"), Code.REFUSED),
-    (HostError("x", errno=22), Code.HOST_REFUSED), (Gone("x"), Code.GONE), (SriovError("x"), Code.FAILED)])
+    (HostError("x", errno=errno.EINVAL), Code.HOST_REFUSED),
+    (HostError("x", errno=errno.EBUSY), Code.TRY_AGAIN_LATER), (Gone("x"), Code.GONE),
+    (SriovError("x"), Code.FAILED)])
 def test_codes(error, code):
     assert error_code(error) == code
 

@@ -179,8 +179,8 @@ def test_a_pf_that_is_down_makes_no_netdev(host, device, home):
 def test_a_name_that_another_link_has_is_no_reason_for_a_new_netdev(host, device, home):
     host.links.change(device.index, "rename", name="net1")
     host.add_veth("vf0", "other")
-    with pytest.raises(HostError, match=r"cannot bring net1 of VF 0000:3b:02\.1"):
-        home()
+    for _ in range(2):
+        assert home().name == "dev0"
     assert device.log == []
 
 

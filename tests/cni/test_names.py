@@ -1,12 +1,13 @@
 """What gives way where something on the host has a VF's name, or one of its altnames, by the time it comes home."""
 
+import dataclasses
 import logging
 import types
 from typing import Any
 
 import pytest
 
-from cni.home import _settle_names
+from cni.names import find_other_name, settle_names
 from cni.record import HomeLink
 from sriov.errors import InputError
 from sriov.host.linkinfo import LinkTraits
@@ -46,7 +47,7 @@ KERNEL: Any = types.SimpleNamespace(sysfs=types.SimpleNamespace(locate_vf=locate
 
 def settle(host: Any) -> Any:
     vf: Any = types.SimpleNamespace(address=VF)
-    found = _settle_names(KERNEL, host, vf, HOME)
+    found = settle_names(KERNEL, host, vf, HOME)
     assert found.name == HOME.name
     return found.traits.altnames
 
@@ -62,7 +63,7 @@ def test_another_vfs_altname_gives_way(name, caplog):
 @pytest.mark.parametrize("pci", [NIC, None])
 def test_what_is_no_vf_keeps_its_altnames(pci, caplog):
     host = Host({"ens1f0v1": "eno1", "uplink": "eno1"}, eno1=pci)
-    assert settle(host) == ("storage",)          # the name itself stays what it is: that is an error for now
+    assert settle(host) == ("storage",)
     assert host.altnames == {"ens1f0v1": "eno1", "uplink": "eno1"}
     assert "comes home without its altname uplink, which eno1 has" in caplog.text
 
@@ -79,3 +80,27 @@ def test_its_own_are_no_clash(caplog):
     assert settle(Host({"uplink": "net1", "ens1f0v1": "net1"}, net1=VF)) == ("uplink", "storage")
     assert settle(Host()) == ("uplink", "storage")
     assert caplog.records == []
+
+
+def other_name(host: Any) -> Any:
+    vf: Any = types.SimpleNamespace(address=VF)
+    return find_other_name(host, vf, HOME)
+
+
+@pytest.mark.parametrize(("host", "whose"), [
+    (Host(ens1f0v1=NIC, dev0=OTHER), "another netdev"),
+    (Host({"ens1f0v1": "eno1"}, eno1=None, dev0=None), "an altname of eno1"),
+])
+def test_who_finds_the_own_name_taken_comes_home_under_a_free_one(host, whose, caplog):
+    found = other_name(host)
+    assert found == dataclasses.replace(HOME, name="dev1")
+    assert f"comes home as dev1: ens1f0v1, which it was called, is {whose} now" in caplog.text
+
+
+def test_a_free_name_is_kept_the_next_time():
+    assert other_name(Host(ens1f0v1=NIC, dev0=VF)).name == "dev0"
+
+
+@pytest.mark.parametrize("host", [Host(dev0=NIC), Host(ens1f0v1=VF)])
+def test_a_name_that_nobody_else_has_is_not_given_up(host):
+    assert other_name(host) is None
