@@ -22,6 +22,7 @@ from cni.restore import restore_settings, set_back
 from cni.sighting import Place, find, look
 from cni.steps import plan_home_mac, plan_rebind
 from sriov.errors import Gone, HostError
+from sriov.host import bpf
 from sriov.host.linkinfo import LinkTraits, encode_traits
 from sriov.host.netlink import Links
 from sriov.model import Link, is_userspace, printable
@@ -214,16 +215,17 @@ def _strip(kernel: Kernel, found: Place, home: HomeLink, *, in_pod: bool) -> lis
 
 
 def _put_back(kernel: Kernel, host: Links, home: HomeLink, troubles: list[str]) -> Place | None:
-    """What the move does not: altnames that the pod took away, traits, what ethtool sets. None is needed to be
-    home: `troubles` gets what cannot be done.
+    """What the move does not: altnames that the pod took away, traits, what ethtool sets; and take off the tcx
+    programs that came along, which nobody sees in a pod. `troubles` gets what cannot be done.
 
     How all of it is then; None where it is not there. Raises Gone.
     """
-    found = look(host, home.name)
+    found = look(kernel, host, home.name)
     if found is None:
         return None
     index, missing = found.link.index, home.traits.missing_in(found.traits)
-    steps: list[Callable[[], None]] = []
+    steps: list[Callable[[], None]] = [partial(bpf.detach_tcx, index, place, number)
+                                       for place, number in found.foreign_tcx(home)]
     altnames = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if altnames:
         steps.append(partial(host.add_altnames, index, altnames))
@@ -232,7 +234,7 @@ def _put_back(kernel: Kernel, host: Links, home: HomeLink, troubles: list[str]) 
     if missing.is_tuned:
         steps.append(partial(host.tune, found.link.name, missing))
     troubles += _try_all(kernel, steps)
-    return look(host, index) if steps else found
+    return look(kernel, host, index) if steps else found
 
 
 def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:

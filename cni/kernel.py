@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ParamSpec
@@ -16,6 +16,7 @@ from typing import ParamSpec
 from cni.queue import CALLS_WIDTH, QUEUE_WIDTH, FairQueue
 from cni.steps import MacOrder, mac_order
 from sriov.errors import Gone, HostError
+from sriov.host.bpf import read_tcx
 from sriov.host.devlink import Devlink
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
@@ -99,9 +100,23 @@ class Kernel:
         return None if netdev is None else host.find(netdev[1])
 
     def inspect_link(self, host: Links, address: PciAddress) -> tuple[Link, LinkTraits] | None:
-        """As `find_link`, with all that stays on the link when it moves to another namespace."""
+        """As `find_link`, with all its traits."""
         netdev = self.sysfs.find_netdev(address)
-        return None if netdev is None else host.inspect(netdev[1])
+        return None if netdev is None else self.inspect(host, netdev[1])
+
+    def inspect(self, host: Links, key: int | str) -> tuple[Link, LinkTraits] | None:
+        """As Links.inspect of the host's links, in whose namespace the calling thread is; with their tcx programs,
+        None where those cannot be read.
+        """
+        found = host.inspect(key)
+        if found is None:
+            return None
+        link, traits = found
+        try:
+            return link, replace(traits, tcx=read_tcx(link.index))
+        except (Gone, HostError) as error:
+            log.warning("%s: %s", printable(link.name), error)
+            return found
 
     def await_udev(self, index: int) -> bool:
         """Until udev is done with netdev `index`; whether that took waiting."""

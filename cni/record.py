@@ -17,8 +17,8 @@ from sriov.pci import MacAddress, PciAddress
 
 # Another number wherever an earlier version could not read what this one writes: a version that is put back then
 # refuses the record and says so, instead of setting aside what it takes for damaged.
-_FORMAT = 2
-_READ = (1, _FORMAT)
+_FORMAT = 3
+_READ = (1, 2, _FORMAT)
 
 
 class Phase(StrEnum):
@@ -124,8 +124,7 @@ def parse_record(text: str) -> Record:
     try:
         document = json.loads(text)
         if document["format"] not in _READ:
-            known = " and ".join(map(str, _READ))
-            raise Refused(f"its format is {document['format']!r}, this version knows {known}",
+            raise Refused(f"its format is {document['format']!r}, this version knows {', '.join(map(str, _READ))}",
                           hint="it was written by another version of vfpool: use that one")
         settings = document["baseline"]["settings"]
         link = document["baseline"]["link"]
@@ -182,8 +181,9 @@ def _parse_settings(document: dict[str, Any]) -> VfSettings:
 
 def _parse_link(document: dict[str, Any]) -> HomeLink:
     traits = document.get("traits", {})
-    altnames, broadcast, programs = (traits.get(key) for key in ("altnames", "broadcast", "programs"))
-    words = {key: traits.get(key) for key in ("features", "rings", "coalescing")}
+    altnames, broadcast = (traits.get(key) for key in ("altnames", "broadcast"))
+    words = {key: traits.get(key) for key in ("features", "channels", "rings", "coalescing")}
+    programs = {key: traits.get(key) for key in ("programs", "tcx")}
     return HomeLink(**{
         **document,
         "mac": MacAddress.parse(document["mac"]),
@@ -191,7 +191,8 @@ def _parse_link(document: dict[str, Any]) -> HomeLink:
             **traits,
             "altnames": None if altnames is None else tuple(map(str, altnames)),
             "broadcast": None if broadcast is None else MacAddress.parse(broadcast),
-            "programs": None if programs is None else tuple((int(mode), int(number)) for mode, number in programs),
+            **{key: None if value is None else tuple((int(place), int(number)) for place, number in value)
+               for key, value in programs.items()},
             **{key: None if value is None else tuple(map(int, value)) for key, value in words.items()},
         }),
     })

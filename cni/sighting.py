@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from cni.kernel import Kernel, Vf
 from cni.record import HomeLink
 from sriov.errors import HostError
+from sriov.host.bpf import TCX
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, printable
 
 _POLL = 0.02         # seconds
+_PROGRAMS = ("programs", "tcx")      # of LinkTraits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +43,27 @@ class Place:
                 yield _say(what, expected, found)
         for mode, number in self.foreign_programs(home):
             yield f"XDP program {number} (mode {mode:#x}) is attached"
+        for place, number in self.foreign_tcx(home):
+            yield f"tcx {TCX[place]} program {number} is attached"
 
     def traits_unlike(self, home: HomeLink) -> Iterator[str]:
         """What else differs, a line each."""
         missing = home.traits.missing_in(self.traits)
         for field in dataclasses.fields(missing):
             expected, found = getattr(missing, field.name), getattr(self.traits, field.name)
-            if expected is not None and (field.name != "programs" or {*expected} - {*found}):
+            if expected is not None and (field.name not in _PROGRAMS or {*expected} - {*found}):
                 yield _say(field.name.replace("_", " "), expected, found)
-        if home.traits.features is not None and self.traits.features is None:
-            yield "features: cannot be read"
+        for name in ("features", "tcx"):
+            if getattr(home.traits, name) is not None and getattr(self.traits, name) is None:
+                yield f"{name}: cannot be read"
 
     def foreign_programs(self, home: HomeLink) -> tuple[tuple[int, int], ...]:
         """XDP programs that it did not have at home; all where that is not known: it comes from a pod."""
         return tuple(each for each in self.traits.programs or () if each not in (home.traits.programs or ()))
+
+    def foreign_tcx(self, home: HomeLink) -> tuple[tuple[int, int], ...]:
+        """The same of tcx programs; none in a pod, where they are not known."""
+        return tuple(each for each in self.traits.tcx or () if each not in (home.traits.tcx or ()))
 
 
 def _say(what: str, expected: object, found: object) -> str:
@@ -77,9 +86,10 @@ def find(kernel: Kernel, host: Links, pod: Links | None, vf: Vf, deadline: float
             time.sleep(_POLL)
 
 
-def look(links: Links, key: int | str) -> Place | None:
-    found = links.inspect(key)
-    return None if found is None else Place(links=links, link=found[0], traits=found[1])
+def look(kernel: Kernel, host: Links, key: int | str) -> Place | None:
+    """Where one on the host stands."""
+    found = kernel.inspect(host, key)
+    return None if found is None else Place(links=host, link=found[0], traits=found[1])
 
 
 def _look_in_pod(pod: Links, vf: Vf) -> Place | None:

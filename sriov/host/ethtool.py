@@ -1,4 +1,4 @@
-"""What ethtool sets on a netdev: wanted offloads, ring sizes, interrupt coalescing.
+"""What ethtool sets on a netdev: wanted offloads, numbers of channels, ring sizes, interrupt coalescing.
 
 By ioctl on any socket of the netdev's namespace (a descriptor): a dump by ethtool netlink is four times as long, in
 words. All functions raise HostError, Gone where there is no netdev of that name.
@@ -19,9 +19,11 @@ from sriov.model import printable
 
 _SIOCETHTOOL = 0x8946
 _GCOALESCE, _SCOALESCE, _GRINGPARAM, _SRINGPARAM, _GFEATURES, _SFEATURES = 0x0E, 0x0F, 0x10, 0x11, 0x3A, 0x3B
+_GCHANNELS, _SCHANNELS = 0x3C, 0x3D
 _MOST_WORDS = 8        # of 32 features each; Linux 6.12 has 2
-# Words of struct ethtool_ringparam and struct ethtool_coalesce behind the command.
-_RINGS, _MAXIMA = 8, 4
+# Words of struct ethtool_channels, ethtool_ringparam and ethtool_coalesce behind the command; the former two begin
+# with the most that each may be.
+_CHANNELS, _RINGS, _MAXIMA = 8, 8, 4
 _COALESCING, _ADAPTIVE_RX, _ADAPTIVE_TX = 22, 9, 10
 _RX, _TX = range(0, 4), range(4, 8)
 
@@ -39,6 +41,19 @@ def set_features(socket: int, name: str, wanted: tuple[int, ...]) -> None:
     if words:
         data = struct.pack("=II", _SFEATURES, len(words)) + b"".join(struct.pack("=II", *word) for word in words)
         _call(socket, name, data, "set the offloads")
+
+
+def read_channels(socket: int, name: str) -> tuple[int, ...] | None:
+    """Queues with interrupts of their own for receiving, for sending, for neither, for both; None where its driver
+    does not tell.
+    """
+    words = _read(socket, name, _GCHANNELS, _CHANNELS, "read the channels")
+    return None if words is None else words[_MAXIMA:]
+
+
+def set_channels(socket: int, name: str, channels: tuple[int, ...]) -> None:
+    """Refused (EINVAL) where the RSS table or an ntuple rule sends to a queue that is not among these."""
+    _set(socket, name, _SCHANNELS, (0,) * _MAXIMA + channels, "set the channels")
 
 
 def read_rings(socket: int, name: str) -> tuple[int, ...] | None:

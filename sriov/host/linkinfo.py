@@ -55,10 +55,12 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkTraits:
-    """What else can be set on a netdev, and stays on it when it moves to another network namespace.
+    """What else of a netdev stays on it when it moves to another network namespace, and is brought home.
 
-    None: not known, or to be left as it is. Not here is what the kernel clears on the way: addresses and
-    neighbours, sysctls, qdiscs and filters, multicast and further unicast MACs, the master.
+    None: not known, or to be left as it is. Not here is what the kernel clears on the way (addresses and
+    neighbours, sysctls, qdiscs and their filters, nftables' and sockets' hooks, multicast and further unicast MACs,
+    the master), nor, though it stays, what else ethtool and sysfs set: RSS, ntuple rules, private flags, pause,
+    timestamping; RPS and XPS, NAPI's timers and threads, shapers.
     Source: __dev_change_net_namespace of net/core/dev.c.
     """
 
@@ -75,14 +77,16 @@ class LinkTraits:
     gso_ipv4_max_size: int | None = None
     gro_ipv4_max_size: int | None = None
     programs: tuple[tuple[int, int], ...] | None = None      # XDP: XDP_FLAGS_*_MODE, program id
+    tcx: tuple[tuple[int, int], ...] | None = None           # as bpf.read_tcx gives them; known of the host's only
     features: tuple[int, ...] | None = None     # wanted offloads, as ethtool.read_features gives them
-    rings: tuple[int, ...] | None = None        # these as ethtool.read_rings and read_coalescing
+    channels: tuple[int, ...] | None = None     # these as read_channels, read_rings and read_coalescing
+    rings: tuple[int, ...] | None = None
     coalescing: tuple[int, ...] | None = None
 
     @property
     def is_tuned(self) -> bool:
         """Whether anything is given that ethtool sets."""
-        return any(value is not None for value in (self.features, self.rings, self.coalescing))
+        return any(value is not None for value in (self.features, self.channels, self.rings, self.coalescing))
 
     def missing_in(self, other: LinkTraits) -> LinkTraits:
         """What of this is otherwise in `other`; what is not known of one of them does not count."""

@@ -116,8 +116,8 @@ class Links:
         return None if raw is None else decode_link(raw)
 
     def inspect(self, key: int | str) -> tuple[Link, LinkTraits] | None:
-        """As `find`, with all that stays on the link when it moves to another namespace; its offloads are None
-        where they cannot be read.
+        """As `find`, with the traits that netlink and ethtool tell; what the latter does is None where it cannot be
+        read.
         """
         raw = self._get_link(key, _RTEXT_FILTER_SKIP_STATS)
         return None if raw is None else self._with_traits(decode_link(raw), raw)
@@ -178,6 +178,8 @@ class Links:
         at = self._socket.fileno(), name
         if traits.features is not None:
             ethtool.set_features(*at, traits.features)
+        if traits.channels is not None:          # first: with new queues drivers set the others anew
+            ethtool.set_channels(*at, traits.channels)
         if traits.rings is not None:
             ethtool.set_rings(*at, traits.rings)
         if traits.coalescing is not None:
@@ -282,8 +284,8 @@ class Links:
         """`raw` is the message that `link` was decoded from."""
         traits, at = decode_traits(raw), (self._socket.fileno(), link.name)
         try:
-            return link, replace(traits, features=ethtool.read_features(*at), rings=ethtool.read_rings(*at),
-                                 coalescing=ethtool.read_coalescing(*at))
+            return link, replace(traits, features=ethtool.read_features(*at), channels=ethtool.read_channels(*at),
+                                 rings=ethtool.read_rings(*at), coalescing=ethtool.read_coalescing(*at))
         except (Gone, HostError) as error:       # they are asked by name: it may have another by now
             log.info("link %d: %s", link.index, error)
             return link, traits

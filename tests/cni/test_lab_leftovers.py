@@ -16,19 +16,21 @@ from typing import Any
 
 import pytest
 
-from cni.netns import links_in, open_netns
+from cni.netns import call_in, links_in, open_netns
+from sriov.host.bpf import TCX, read_tcx
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.host.sysfs import Sysfs
 from sriov.model import VirtualFunction
 from tests.support import node
-from tests.support.bpf import load_program, make_xdp_link
+from tests.support.bpf import attach_tcx, load_program, make_tcx_link, make_xdp_link
 from tests.support.node import POOLS, Agent, Cni, CniFailed, config, in_netns, ip, links, netns, wait_for
 
 pytestmark = pytest.mark.lab
 
 Vfs = list[VirtualFunction]
 MAC = "02:00:00:00:02:0%x"
+INGRESS, EGRESS = TCX
 CONF = {"vlan": 5, "mac": MAC % 1, "trust": "on"}
 
 
@@ -72,11 +74,12 @@ def unchanged(vfs: Vfs) -> Iterator[Callable[[], list[str]]]:
 
 
 def snapshot() -> dict[str, Any]:
-    """As node.snapshot, without ifindexes: what the driver makes anew has a new one."""
+    """As node.snapshot, with tcx programs, and without ifindexes: what the driver makes anew has a new one."""
     found = node.snapshot()
     shown = {name: {key: value for key, value in link.items() if key != "ifindex"}
              for name, link in found["links"].items()}
-    return {**found, "links": shown}
+    tcx = {name: read_tcx(link["ifindex"]) for name, link in found["links"].items()}
+    return {**found, "links": shown, "tcx": tcx}
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +114,29 @@ def attach_program_by_link(path: str, _home: str) -> None:
         assert link is not None
         OPEN[-1].enter_context(make_xdp_link(fd, link.index))
     assert inspect(path).programs
+
+
+def attach_tcx_program(place: int) -> Callable[[str, str], None]:
+    """One that drops every packet."""
+    def run(path: str, _home: str) -> None:
+        with open_netns(path) as fd:
+            attach_tcx(fd, index_in(fd), place)
+            assert call_in(fd, lambda: read_tcx(index_in(fd)))
+    return run
+
+
+def attach_tcx_program_by_link(path: str, _home: str) -> None:
+    with open_netns(path) as fd:
+        OPEN[-1].enter_context(make_tcx_link(fd, index_in(fd), INGRESS))
+        assert call_in(fd, lambda: read_tcx(index_in(fd)))
+
+
+def index_in(netns_fd: int) -> int:
+    """That of net1 there."""
+    with links_in(netns_fd) as pod:
+        link = pod.find("net1")
+    assert link is not None
+    return link.index
 
 
 def rename(name: str) -> Callable[[str, str], None]:
@@ -195,6 +221,9 @@ LEFT: dict[str, Callable[[str, str], None]] = {
     "rings and coalescing": tune,
     "XDP program": attach_program,
     "XDP program by a BPF link": attach_program_by_link,
+    "tcx program for what comes in": attach_tcx_program(INGRESS),
+    "tcx program for what goes out": attach_tcx_program(EGRESS),
+    "tcx program by a BPF link": attach_tcx_program_by_link,
     "down": commands("ip link set net1 down"),
 }
 

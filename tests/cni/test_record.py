@@ -39,8 +39,9 @@ names = st.text(st.characters(codec="ascii") | st.sampled_from("\udcff\udc80")) 
 traits = st.builds(
     LinkTraits, altnames=st.none() | st.lists(names).map(tuple), alias=st.none() | names, flags=words,
     broadcast=st.none() | macs, mode=words, queue_length=words, group=words, gso_max_size=words, gro_max_size=words,
-    programs=st.none() | st.lists(st.tuples(st.integers(0, 8), st.integers(1))).map(tuple),
-    **dict.fromkeys(("features", "rings", "coalescing"),
+    **dict.fromkeys(("programs", "tcx"),
+                    st.none() | st.lists(st.tuples(st.integers(0, 47), st.integers(1))).map(tuple)),
+    **dict.fromkeys(("features", "channels", "rings", "coalescing"),
                     st.none() | st.lists(st.integers(0, 2**32 - 1)).map(tuple)))
 records = st.builds(
     Record, vf=pci_addresses, pf=pci_addresses, index=st.integers(0, 65535), boot_id=texts,
@@ -101,8 +102,8 @@ def test_a_record_without_what_came_later():
     assert parse_record(json.dumps(document)) == record()
 
 
-@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "features", "rings", "coalescing", "flags",
-                        "new")), wrong_values)
+@given(st.sampled_from(("altnames", "alias", "broadcast", "programs", "tcx", "features", "channels", "rings",
+                        "coalescing", "flags", "new")), wrong_values)
 def test_any_damage_of_traits_is_a_record_or_a_sriov_error(part, value):
     document = json.loads(format_record(record()))
     document["baseline"]["link"]["traits"][part] = value
@@ -165,8 +166,8 @@ def test_what_is_no_record(text):
 
 
 def test_a_form_that_a_later_version_wrote():
-    with pytest.raises(Refused, match="its format is 3, this version knows 1 and 2"):
-        parse_record(format_record(record()).replace('"format": 2', '"format": 3'))
+    with pytest.raises(Refused, match="its format is 4, this version knows 1, 2, 3"):
+        parse_record(format_record(record()).replace('"format": 3', '"format": 4'))
 
 
 def test_the_form_that_the_first_version_wrote():
@@ -176,11 +177,21 @@ def test_the_form_that_the_first_version_wrote():
     assert parse_record(json.dumps(document)) == record()
 
 
+def test_the_form_of_before_tcx_and_channels():
+    kept = LinkTraits(alias="a", programs=((2, 7),), rings=(256, 0, 0, 256))
+    link = HomeLink(name="ens1f0v1", mac=MacAddress("02:00:00:00:00:01"), mtu=1500, up=False, traits=kept)
+    made = record(baseline=dataclasses.replace(record().baseline, link=link))
+    document = json.loads(format_record(made))
+    document["format"] = 2
+    del document["baseline"]["link"]["traits"]["tcx"], document["baseline"]["link"]["traits"]["channels"]
+    assert parse_record(json.dumps(document)) == made
+
+
 def test_a_store_that_a_later_version_wrote_is_not_opened_nor_touched(tmp_path):
     with opened(tmp_path) as store:
         store.write(record())
     path = file_of(tmp_path, record())
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 4'))
     for _ in range(2):
         with pytest.raises(Refused, match="cannot use the record"):
             Store.open(tmp_path)

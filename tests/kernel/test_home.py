@@ -1,5 +1,6 @@
 """The way home of a VF's netdev, on a kernel without VFs: a veth stands for it; to unbind its driver deletes it."""
 
+import errno
 import os
 import time
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,13 @@ from cni.queue import FairQueue
 from cni.record import Baseline
 from cni.steps import MacOrder
 from sriov.errors import HostError
+from sriov.host.bpf import TCX, read_tcx
+from sriov.host.linkinfo import LinkTraits
 from sriov.model import VfSettings
 from sriov.pci import PciAddress
 from tests.cni.test_record import record
 from tests.kernel.conftest import Namespace
-from tests.support.bpf import load_program, make_xdp_link
+from tests.support.bpf import attach_tcx, load_program, make_tcx_link, make_xdp_link
 
 pytestmark = pytest.mark.kernel
 
@@ -41,7 +44,8 @@ class Device:
         self.log.append("probe")
         if not self.autoprobe and self.override is None:
             return                               # pci_device_can_probe
-        self.netns.run("link", "add", "dev", "vf0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "wire")
+        self.netns.run("link", "add", "dev", "vf0", "numtxqueues", "4", "numrxqueues", "4", "address",
+                       "02:00:00:00:00:01", "type", "veth", "peer", "wire")
         made = self.netns.links.find("vf0")
         assert made is not None
         self.index, self.driver = made.index, "igbvf"
@@ -89,12 +93,20 @@ def device(host):
 
 
 @pytest.fixture
-def home(host, device):
+def kernel(host, device):
+    return VethKernel(sysfs=device, changes=FairQueue(), netns_fd=host.fd, boot_id="b",
+                      settle=lambda index: False, trace=lambda step: None)
+
+
+def at_home(kernel):
+    host = kernel.sysfs.netns
+    return describe_home(*call_in(host.fd, lambda: kernel.inspect(host.links, "vf0")))
+
+
+@pytest.fixture
+def home(host, kernel):
     """Brings it home; how it was there when the fixture was made is the baseline."""
-    kernel = VethKernel(sysfs=device, changes=FairQueue(), netns_fd=host.fd, boot_id="b",
-                        settle=lambda index: False, trace=lambda step: None)
-    link = describe_home(*host.links.inspect("vf0"))
-    baseline = Baseline(link=link, settings=SETTINGS, admin_mac=False)
+    baseline = Baseline(link=at_home(kernel), settings=SETTINGS, admin_mac=False)
 
     def bring(pod=None, **changes):
         made = record(sets_mac=False, baseline=replace(baseline, **changes))
@@ -131,6 +143,85 @@ def test_what_cannot_be_taken_off_goes_with_the_netdev(host, device, home, caplo
     assert "XDP link" in caplog.text            # the kernel's own words
 
 
+@pytest.fixture
+def moved(host, pod, device, monkeypatch):
+    """The index of the netdev in its pod, where it is net1."""
+    host.links.change(device.index, "move", netns_fd=pod.fd, name="net1")
+    # A veth is on no PCI bus.
+    monkeypatch.setattr(pod.links, "inspect_pci", lambda address: (*pod.links.inspect("net1"), ()))
+    return pod.links.find("net1").index
+
+
+@pytest.fixture(params=TCX, ids=lambda place: f"tcx {TCX[place]}")
+def place(request):
+    return request.param
+
+
+def tcx(netns, index):
+    return call_in(netns.fd, lambda: read_tcx(index))
+
+
+def test_a_tcx_program_is_taken_off(host, pod, device, home, moved, place):
+    """The kernel leaves it on a netdev that moves, where it would see the next pod's packets."""
+    attach_tcx(pod.fd, moved, place)
+    assert tcx(pod, moved) != ()
+    made = home(pod.links)
+    assert (made.name, tcx(host, made.index), device.log) == ("vf0", (), [])
+
+
+def test_a_tcx_program_that_a_bpf_link_holds_is_taken_off(host, pod, device, home, moved, place):
+    with make_tcx_link(pod.fd, moved, place):
+        made = home(pod.links)
+        assert (made.name, tcx(host, made.index), device.log) == ("vf0", (), [])
+
+
+def test_a_tcx_program_on_what_came_back_by_itself_is_taken_off(host, device, home, place):
+    """Even if nothing else differs: the pod's namespace is dead, and the netdev has its own name."""
+    attach_tcx(host.fd, device.index, place)
+    assert (home().name, tcx(host, device.index), device.log) == ("vf0", (), [])
+
+
+def test_a_tcx_program_of_the_admins_stays(host, pod, kernel, device, home, monkeypatch, place):
+    attach_tcx(host.fd, device.index, place)
+    before, own = at_home(kernel), tcx(host, device.index)
+    host.links.change(device.index, "move", netns_fd=pod.fd, name="net1")
+    monkeypatch.setattr(pod.links, "inspect_pci", lambda address: (*pod.links.inspect("net1"), ()))
+    attach_tcx(pod.fd, pod.links.find("net1").index, place)
+    made = home(pod.links, link=before)
+    assert (tcx(host, made.index), before.traits.tcx, device.log) == (own, own, [])
+
+
+def test_a_tcx_program_that_cannot_be_taken_off_goes_with_the_netdev(host, pod, device, home, moved, place,
+                                                                     monkeypatch, caplog):
+    attach_tcx(pod.fd, moved, place)
+
+    def refuse(index, place, program):
+        raise HostError(f"cannot take {program} off", errno=errno.EPERM)
+
+    monkeypatch.setattr("sriov.host.bpf.detach_tcx", refuse)
+    made = home(pod.links)
+    assert (made.name, tcx(host, made.index), device.log) == ("vf0", (), ["unbind", "probe"])
+    assert f"is not as it was: tcx {TCX[place]} program " in caplog.text
+    assert " off: EPERM" in caplog.text
+
+
+def test_tcx_programs_that_cannot_be_read_any_more_are_not_none(host, pod, device, home, moved, monkeypatch):
+    def refuse(index):
+        raise HostError(f"cannot read the tcx programs of link {index}", errno=errno.EPERM)
+
+    monkeypatch.setattr("cni.kernel.read_tcx", refuse)
+    assert home(pod.links).name == "vf0"
+    assert device.log == ["unbind", "probe"]             # on a new netdev there are none
+
+
+def test_channels_that_the_pod_changed(host, pod, kernel, device, home, moved):
+    pod.links.tune("net1", LinkTraits(channels=(1, 2, 0, 0)))
+    assert pod.links.inspect("net1")[1].channels == (1, 2, 0, 0)
+    assert home(pod.links).name == "vf0"
+    assert at_home(kernel).traits.channels == (4, 4, 0, 0)
+    assert device.log == []
+
+
 def test_a_netdev_that_is_nowhere_is_made_anew(host, pod, device, home, new_netns):
     """Its pod moved it into a namespace of its own."""
     nested = new_netns()
@@ -153,10 +244,10 @@ def test_a_pod_with_namespaces_of_its_own_gives_back_another_netdev(host, pod, d
     assert nested.links.find("m0") is None
 
 
-def test_traits_that_a_new_netdev_cannot_have_are_logged(host, device, home, caplog):
+def test_traits_that_a_new_netdev_cannot_have_are_logged(kernel, device, home, caplog):
     """An admin's XDP program, say, that nobody has any more."""
-    at_home = describe_home(*host.links.inspect("vf0"))
-    lost = replace(at_home, traits=replace(at_home.traits, programs=((2, 4711),)))
+    before = at_home(kernel)
+    lost = replace(before, traits=replace(before.traits, programs=((2, 4711),)))
     assert home(link=lost).name == "vf0"
     assert device.log == ["unbind", "probe"]
     assert "not all is as it was: programs: expected ((2, 4711),), found ()" in caplog.text
@@ -179,8 +270,7 @@ def test_a_pf_that_is_down_makes_no_netdev(host, device, home):
 def test_a_name_that_another_link_has_is_no_reason_for_a_new_netdev(host, device, home):
     host.links.change(device.index, "rename", name="net1")
     host.add_veth("vf0", "other")
-    for _ in range(2):
-        assert home().name == "dev0"
+    assert home().name == "dev0"
     assert device.log == []
 
 

@@ -427,6 +427,21 @@ def test_coalescing_that_was_changed_can_be_set_back(host, pod):
         pod.links.tune("net1", LinkTraits(rings=(1, 0, 0, 1)))
 
 
+def test_channels_that_were_changed_can_be_set_back(host, pod):
+    host.run("link", "add", "v0", "numtxqueues", "4", "numrxqueues", "3", "type", "veth", "peer", "name", "v1")
+    index = host.links.find("v0").index
+    _, before = host.links.inspect(index)
+    assert before.channels == (3, 4, 0, 0)
+    host.links.tune("v0", LinkTraits(channels=(1, 2, 0, 0)))
+    host.links.change(index, "move", netns_fd=pod.fd, name="net1")
+    _, traits = pod.links.inspect("net1")
+    assert (traits.channels, before.missing_in(traits)) == ((1, 2, 0, 0), LinkTraits(channels=(3, 4, 0, 0)))
+    pod.links.tune("net1", LinkTraits(channels=before.channels))
+    assert pod.links.inspect("net1")[1].channels == before.channels
+    with pytest.raises(HostError, match="cannot set the channels of net1: EINVAL"):
+        pod.links.tune("net1", LinkTraits(channels=(4, 4, 0, 0)))
+
+
 def test_altnames_of_any_bytes_come_and_go_in_one_message(host):
     index = host.add_veth("v0", "v1")
     names = ("short", LONG_ALTNAME, "\udcff\udcfe")

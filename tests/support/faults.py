@@ -15,6 +15,7 @@ import cni.away
 import cni.ipam
 import cni.store
 from sriov.errors import HostError
+from sriov.host import bpf
 from sriov.host.netlink import Links
 from sriov.host.nlsocket import NetlinkSocket
 
@@ -114,6 +115,7 @@ def injected() -> Iterator[Faults]:
         wrap(NetlinkSocket, "get", lambda _socket, _kind, _body, what, *_: what, read=True)
         wrap(NetlinkSocket, "dump", lambda _socket, _kind, _body, what, *_: what, read=True)
         wrap(Links, "tune", lambda _links, name, _traits: f"tune {name}")
+        wrap(bpf, "detach_tcx", lambda index, _place, program: f"take program {program} off {index}")
         wrap(cni.store._Folder, "write", lambda folder, record: f"write {folder._path.name}: {record.phase}")
         wrap(cni.store._Folder, "delete", lambda folder, _record: f"delete {folder._path.name}")
         wrap(cni.ipam, "_run", lambda plugin, command, *_: f"{plugin} {command}")
