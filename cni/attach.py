@@ -138,6 +138,7 @@ class Attachments:
         if self._allocated is not None:
             with self._kernel.calls.aside():      # the kubelet may be slow
                 check_allocation(self._allocated, find_pod(request.environment), conf.device)
+        self._store.check_sound(conf.device)
         self._detacher.clear(conf.device, call.deadline)
         with ExitStack() as stack:
             self._custody.claim(stack, conf.device, call.deadline, call.check)

@@ -11,18 +11,21 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cni.custody import HANDED_BACK, Custody, Loss
 from cni.locks import Busy
 from cni.record import Owner, Record
-from cni.store import Store
+from cni.store import Attachment, Store
 from cni.tally import Counts
 from sriov.errors import SriovError
+from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
 
 INTERVAL = 3.0           # seconds between two looks at all records
 LONGEST_REST = 60.0      # seconds to the next try where one failed again and again
@@ -34,13 +37,17 @@ IPAM_BUDGET = 30.0       # seconds for an IPAM DEL that nobody waits for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trouble:
-    """What could not be settled: whose it is, since when, why, in how many tries, and when the next is due."""
+    """What could not be settled: whose it is, since when, why, in how many tries, and when the next is due.
+
+    `stuck`: its owner has lost it, and more than one try or a wait did not help.
+    """
 
     owner: Owner
     since: float               # time.monotonic(), as `due`
     reason: str = ""           # as it was logged
     tries: int = 0
     due: float = 0.0
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +64,8 @@ class Repair:
     def __init__(self, custody: Custody, store: Store) -> None:
         self._custody = custody
         self._store = store
-        self._vf_troubles: dict[Hashable, _Trouble] = {}
-        self._ipam_troubles: dict[Hashable, _Trouble] = {}
+        self._vf_troubles: dict[PciAddress, _Trouble] = {}
+        self._ipam_troubles: dict[Attachment, _Trouble] = {}
         self._wake = threading.Event()
         self._owing = threading.Event()
         self._stopping = threading.Event()
@@ -123,8 +130,16 @@ class Repair:
         """What could not be settled by now, and was said; any thread may ask."""
         now = time.monotonic()
         return [Failure(reason=trouble.reason, age=now - trouble.since)
-                for troubles in (self._vf_troubles.copy(), self._ipam_troubles.copy())
-                for trouble in troubles.values() if trouble.reason]
+                for trouble in (*self._vf_troubles.copy().values(), *self._ipam_troubles.copy().values())
+                if trouble.reason]
+
+    def find_stuck(self) -> dict[PciAddress, str]:
+        """VFs that no living pod has and that do not come home, try after try, each with the reason; any thread may
+        ask.
+        """
+        owners = {record.vf: record.owner for record in self._store}
+        return {vf: trouble.reason for vf, trouble in self._vf_troubles.copy().items()
+                if trouble.stuck and owners.get(vf) == trouble.owner}
 
     def _run(self, work: Callable[[], None], wake: threading.Event) -> None:
         while not self._stopping.is_set():
@@ -201,17 +216,17 @@ class Repair:
         if trouble.reason == reason or time.monotonic() < trouble.since + HANDED_BACK:
             return trouble
         log.warning("%s", reason)
-        return dataclasses.replace(trouble, reason=reason)
+        return dataclasses.replace(trouble, reason=reason, stuck=True)
 
 
-def _known(troubles: dict[Hashable, _Trouble], key: Hashable, record: Record, now: float) -> _Trouble:
+def _known(troubles: Mapping[K, _Trouble], key: K, record: Record, now: float) -> _Trouble:
     trouble = troubles.get(key)
     if trouble is None or trouble.owner != record.owner:
         return _Trouble(owner=record.owner, since=now)
     return trouble
 
 
-def _note(troubles: dict[Hashable, _Trouble], key: Hashable, left: _Trouble | None) -> None:
+def _note(troubles: dict[K, _Trouble], key: K, left: _Trouble | None) -> None:
     """Until it is known what is left the trouble stays: there are readers."""
     if left is None:
         troubles.pop(key, None)
@@ -219,7 +234,7 @@ def _note(troubles: dict[Hashable, _Trouble], key: Hashable, left: _Trouble | No
         troubles[key] = left
 
 
-def _keep(troubles: dict[Hashable, _Trouble], keys: Set[Hashable]) -> None:
+def _keep(troubles: dict[K, _Trouble], keys: Set[K]) -> None:
     """Forget the others: a DEL came."""
     for key in troubles.keys() - keys:
         del troubles[key]
@@ -229,7 +244,7 @@ def _postpone(trouble: _Trouble, what: str, error: Exception) -> _Trouble:
     """Each failure doubles the rest before the next try."""
     rest = min(INTERVAL * 2**trouble.tries, LONGEST_REST)
     return dataclasses.replace(trouble, reason=_say(what, error, trouble.reason), tries=trouble.tries + 1,
-                               due=time.monotonic() + rest)
+                               due=time.monotonic() + rest, stuck=trouble.tries > 0)
 
 
 def _say(what: str, error: Exception, said: str) -> str:

@@ -79,8 +79,9 @@ class SriovCache:
         """
         path = self._folder.parent / "results" / f"{leftover.network.replace('/', '')}-{leftover.name}"
         try:
-            result = json.loads(path.read_text(errors="replace"))
-        except (OSError, ValueError, RecursionError) as error:
+            found = _read_file(path)
+            result = None if found is None else json.loads(found[0])
+        except (HostError, ValueError, RecursionError) as error:
             log.debug("%s does not help: %r", path, error)      # nobody depends on it
             return {}
         return result if isinstance(result, dict) else {}
@@ -174,6 +175,8 @@ def _try_lock(fd: int, path: Path) -> bool:
 def _read_file(path: Path) -> tuple[str, float] | None:
     """Text, and when it was written; None where there is no such file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):      # to read a FIFO is to wait for its writer
+            raise HostError(f"cannot read sriov-cni's file {path}: it is no regular file")
         with path.open(errors="replace") as file:
             since = os.fstat(file.fileno()).st_mtime
             return file.read(), since

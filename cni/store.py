@@ -17,7 +17,7 @@ from pathlib import Path
 from cni.record import Record, format_record, parse_record
 from sriov.clock import boot_time
 from sriov.durable import holding, list_records, write_file
-from sriov.errors import HostError, Refused, SriovError
+from sriov.errors import HostError, InputError, Refused, SriovError
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 Attachment = tuple[str, str]     # container id, interface
 
 _SET_ASIDE = ".damaged"
+_SPOILED = ("set the VF's VLAN, MAC, trust and name as the node wants them, or make the PF's VFs anew; then delete "
+            "that file")
 _PROBE_BYTES = 4096      # more than a record without IPAM has
 
 
@@ -59,6 +61,20 @@ class Store:
     def damaged(self) -> list[str]:
         """Records that were set aside, each with the reason, until somebody deletes that file."""
         return self._vfs.damaged + self._owed.damaged
+
+    def find_spoiled(self) -> dict[PciAddress, str]:
+        """VFs whose record was set aside since the boot, with the reason why no pod may have them.
+
+        For as long as that file is there: a reboot, too, ends it, which makes VFs anew. Raises HostError.
+        """
+        return {vf: f"how it was before its pod is not known any more, since its record was damaged: {reason}"
+                for name, reason in self._vfs.list_spoiled().items() if (vf := _parse_vf(name)) is not None}
+
+    def check_sound(self, vf: PciAddress) -> None:
+        """Raise Refused for a VF of `find_spoiled`: what its pod left would be the next one's. HostError."""
+        reason = self.find_spoiled().get(vf)
+        if reason is not None:
+            raise Refused(f"VF {vf} is not given to a pod: {reason}", hint=_SPOILED)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._vfs.all())
@@ -128,11 +144,24 @@ class _Folder:
         self._records: dict[str, Record] = {}
         self._reasons: dict[Path, str] = {}      # why a file was set aside
         self._no_files: list[str] = []           # what is in a record's place, and is left there
+        self._booted = boot_time()
 
     @property
     def damaged(self) -> list[str]:
         aside = sorted(self._path.glob(f"*{_SET_ASIDE}"))
-        return [*self._no_files, *(f"{path}: {self._reasons.get(path, 'by an earlier agent')}" for path in aside)]
+        return [*self._no_files, *(self._explain(path) for path in aside)]
+
+    def list_spoiled(self) -> dict[str, str]:
+        """Files of this boot that were set aside, by name, each with the reason; raises HostError."""
+        self._booted = min(self._booted, boot_time())      # a clock that is set makes no file older
+        try:
+            return {path.stem: self._explain(path) for path in list_records(self._path, _SET_ASIDE)
+                    if _find_time(path) >= self._booted}
+        except OSError as error:
+            raise HostError(f"cannot look for damaged records in {self._path}", errno=error.errno or 0) from error
+
+    def _explain(self, aside: Path) -> str:
+        return f"{aside}: {self._reasons.get(aside, 'by an earlier agent')}"
 
     def all(self) -> list[Record]:
         with self._guard:
@@ -208,6 +237,22 @@ class _Folder:
 
     def _file(self, record: Record) -> Path:
         return self._path / f"{self._name(record)}.json"
+
+
+def _find_time(path: Path) -> float:
+    """When it was written, in seconds since the epoch; 0 where it has just gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _parse_vf(name: str) -> PciAddress | None:
+    """None for a name that was never a record's: somebody put that file there."""
+    try:
+        return PciAddress.parse(name)
+    except InputError:
+        return None
 
 
 def _attachment_name(record: Record) -> str:

@@ -56,7 +56,7 @@ class Forerunner:
     def had(self, vf: PciAddress) -> bool:
         """Whether some pod has or had this VF and no DEL came; raise Refused where that one lives."""
         noted = self._cache.read_netns(vf)
-        if noted is not None and self._may_live(vf, noted[0]):
+        if noted is not None and not self._is_outdated(*noted) and self._may_live(vf, noted[0]):
             raise Refused(f"VF {vf} is in use: sriov-cni gave it to {noted[0]}")
         return noted is not None
 
@@ -168,16 +168,23 @@ class Forerunner:
     def _set_aside_outdated(self, leftover: Leftover) -> bool:
         """Whether it is of before the node's boot, and so about a VF that went with it.
 
-        Its time says so, and no living namespace says otherwise: a clock that is set after the boot makes files
-        of this one look older. One that names no namespace proves itself in `make_record`, or does not.
+        One that names no namespace proves itself in `make_record`, or does not.
         """
-        self._booted = min(self._booted, boot_time())
-        if leftover.since >= self._booted or leftover.netns is None or netns_cookie(leftover.netns) is not None:
+        if leftover.netns is None or not self._is_outdated(leftover.netns, leftover.since):
             return False
         log.warning("set aside sriov-cni's file %s: by the clock the node was booted since, and %s, which had "
                     "VF %s, is gone", leftover.name, leftover.netns, leftover.vf)
         self._cache.set_outdated(leftover)
         return True
+
+    def _is_outdated(self, netns: str, since: float) -> bool:
+        """Whether what was written at `since` of this namespace is of before the node's boot.
+
+        Its time says so, and no living namespace says otherwise: a clock that is set after the boot makes files
+        of this one look older. Under /proc that another lives says nothing: PIDs are given out again.
+        """
+        self._booted = min(self._booted, boot_time())
+        return since < self._booted and (netns.startswith("/proc/") or netns_cookie(netns) is None)
 
 
 def _sees_netns(fd: int | None) -> bool:

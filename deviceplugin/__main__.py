@@ -101,6 +101,7 @@ def _node(args: argparse.Namespace, kernel: Kernel, store: Store, attachments: A
         executor=Executor(kernel.sysfs), ledger=ledger,
         pods=attachments, kubelet=PodResources(args.kubelet_dir), owners=lambda: list_owners(store),
         repairs=partial(describe_repairs, attachments.repair),
+        spoiled=store.find_spoiled, stuck=attachments.repair.find_stuck,
         read_claims=partial(read_claims, root=args.host_root), changed=attachments.repair.hint,
     )
 

@@ -22,7 +22,7 @@ from deviceplugin.service import Service, ServiceConfig
 from deviceplugin.statusserver import serving_status
 from deviceplugin.watch import KernelWatch
 from sriov.clock import moment
-from sriov.model import VirtualFunction
+from sriov.model import Host, VirtualFunction
 from sriov.pci import PciAddress
 from sriov.pools.assignment import PoolFile, assign
 from sriov.provision.executor import Executor
@@ -46,8 +46,9 @@ class Pods(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI, `repairs`
-    what was mended of those; `read_claims` tells who else makes VFs; `changed` is told when the kernel says that
-    netdevs or PCI functions changed."""
+    what was mended of those; `spoiled` are VFs that no pod may have, `stuck` those that did not come home from pods
+    that are gone, though the kubelet may know of them yet, each with the reason; `read_claims` tells who else makes
+    VFs; `changed` is told when the kernel says that netdevs or PCI functions changed."""
 
     lookout: Lookout
     executor: Executor
@@ -57,6 +58,8 @@ class Node:
     read_claims: ClaimReader
     owners: Callable[[], Mapping[PciAddress, Owner]]
     repairs: Callable[[], Repairs]
+    spoiled: Callable[[], Mapping[PciAddress, str]]
+    stuck: Callable[[], Mapping[PciAddress, str]]
     changed: Callable[[], None]
 
 
@@ -133,8 +136,15 @@ class Agent:
         wish = self._source.wish
         host = self._provisioner.look()
         pools = wish.file.pools
-        return View(pools=pools, assignment=assign(host, pools), generation=wish.generation,
-                    held=self._find_held() if sweeps else None)
+        return View(pools=pools, assignment=assign(host, pools, self._find_faults(host)),
+                    generation=wish.generation, held=self._find_held() if sweeps else None)
+
+    def _find_faults(self, host: Host) -> Mapping[PciAddress, str]:
+        """Why the next pod could not use VFs, by who moves them; one that a pod has is not the next one's yet."""
+        node = self._node
+        free = {address: reason for address, reason in node.stuck().items()
+                if (vf := host.find_vf(address)) is not None and not node.kubelet.holds(vf)}
+        return {**free, **node.spoiled()}
 
     def _find_held(self) -> frozenset[PciAddress]:
         """Of the VFs that the kubelet sees, those that a pod has, or may have where that is not known."""

@@ -60,14 +60,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def list_records(folder: Path) -> list[Path]:
-    """The folder's *.json, sorted, without drafts; none where there is no such folder."""
+def list_records(folder: Path, suffix: str = ".json") -> list[Path]:
+    """The folder's files of this suffix, sorted, without drafts; none where there is no such folder."""
     # Not glob: of a folder that may not be read it makes an empty one.
     try:
         names = os.listdir(folder)  # noqa: PTH208 - iterdir makes a Path of each
     except FileNotFoundError:
         return []
-    return sorted(folder / name for name in names if name.endswith(".json"))
+    return sorted(folder / name for name in names if name.endswith(suffix))
 
 
 @contextmanager

@@ -362,6 +362,13 @@ static enum found compare_owner(int folder, const char *name, const char *contai
     return (size_t)(quote - owner) == length && memcmp(owner, container, length) == 0 ? RECORD : NONE;
 }
 
+/* Those that the agent set aside too: it may have read one half, and nothing was undone by it. */
+static bool is_record(const char *name)
+{
+    const char *suffix = strrchr(name, '.');
+    return suffix != NULL && (strcmp(suffix, ".json") == 0 || strcmp(suffix, ".damaged") == 0);
+}
+
 /* Not readdir: it would bring a heap. */
 static enum found search_folder(int state, const char *name, const char *container)
 {
@@ -373,7 +380,6 @@ static enum found search_folder(int state, const char *name, const char *contain
         char name[];
     };
     static alignas(struct entry) char listing[32 << 10];
-    static const char suffix[] = ".json";
     enum found found = NONE;
     long size = 0;
     int folder = openat(state, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -383,8 +389,7 @@ static enum found search_folder(int state, const char *name, const char *contain
         const struct entry *entry;
         for (long at = 0; found == NONE && at < size; at += entry->size) {
             entry = (const void *)(listing + at);
-            size_t length = strlen(entry->name);
-            if (length + 1 >= sizeof suffix && strcmp(entry->name + length + 1 - sizeof suffix, suffix) == 0)
+            if (is_record(entry->name))
                 found = compare_owner(folder, entry->name, container);
         }
     }

@@ -90,7 +90,7 @@ class Links:
 
     @property
     def cookie(self) -> int:
-        """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again (Linux 5.14)."""
+        """As NetlinkSocket.cookie."""
         return self._socket.cookie
 
     def find_peers(self, known: int) -> tuple[int, ...]:

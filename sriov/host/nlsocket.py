@@ -41,8 +41,17 @@ class NetlinkSocket:
 
     @property
     def cookie(self) -> int:
-        """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again (Linux 5.14)."""
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        """SO_NETNS_COOKIE: names the namespace for this boot and is never given out again.
+
+        Raises HostError, on Linux before 5.14 always.
+        """
+        try:
+            raw = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            unknown = error.errno == errno.ENOPROTOOPT
+            raise HostError("cannot tell one network namespace from another: SO_NETNS_COOKIE",
+                            errno=error.errno or 0,
+                            hint="this needs Linux 5.14 or newer on the node" if unknown else None) from None
         return int.from_bytes(raw, "little")
 
     def change(self, kind: int, body: bytes, what: str, flags: int = 0) -> None:

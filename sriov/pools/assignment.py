@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from sriov.model import Host, PhysicalFunction, VfSettings, VirtualFunction
 from sriov.pci import MacAddress, PciAddress
@@ -18,6 +19,7 @@ __all__ = [
 
 
 _UNSET = VfSettings()
+_NO_FAULTS: Mapping[PciAddress, str] = MappingProxyType({})
 
 
 class Driver(str):
@@ -147,8 +149,11 @@ class Assignment:
     left_out: Mapping[PciAddress, str]            # a reason for every VF that no pool has
 
 
-def assign(host: Host, pools: Sequence[Pool]) -> Assignment:
-    """Give every VF to the first pool that selects it. Order within a pool: PF address, VF index."""
+def assign(host: Host, pools: Sequence[Pool], faults: Mapping[PciAddress, str] = _NO_FAULTS) -> Assignment:
+    """Give every VF to the first pool that selects it. Order within a pool: PF address, VF index.
+
+    `faults`: why VFs cannot be handed out that have no fault by the host and their pools.
+    """
     members: dict[str, list[Member]] = {pool.resource: [] for pool in pools}
     left_out: dict[PciAddress, str] = {}
     for pf in host.pfs:
@@ -159,7 +164,8 @@ def assign(host: Host, pools: Sequence[Pool]) -> Assignment:
                 left_out[vf.address] = _explain(pf, vf, pools)
             else:
                 pool, selector = found
-                members[pool.resource].append(Member(vf=vf, fault=pool.find_fault(vf, selector)))
+                fault = pool.find_fault(vf, selector) or faults.get(vf.address)
+                members[pool.resource].append(Member(vf=vf, fault=fault))
     return Assignment(members={name: tuple(found) for name, found in members.items()}, left_out=left_out)
 
 

@@ -49,6 +49,17 @@ def failure(attachments, **config):
     return caught.value.message
 
 
+def test_a_vf_of_which_nobody_knows_how_it_was_is_refused_before_anything_is_done(store, tmp_path):
+    aside = tmp_path / f"vfs/{VF}.damaged"
+    aside.write_text("{")
+    attachments = Attachments(NOW, store)
+    with pytest.raises(Refused, match=f"VF {VF} is not given to a pod: .* {aside}: by an earlier agent"):
+        add(attachments)
+    assert list(store) == []
+    aside.unlink()
+    assert failure(attachments) == f"CNI_NETNS: {HERE} is the host's own"
+
+
 # ---- whose it is --------------------------------------------------------------------------------------------
 
 

@@ -431,10 +431,17 @@ def test_a_damaged_record_holds_nobody_up(start, home, vfs: Vfs) -> None:
         assert problem.message.startswith(f"set aside a damaged record: {aside}: not a record: ")
         assert ip("-n", Path(pod).name, "link", "show", "net1")
         assert vlan(vfs[0]) == [{"vlan": 5}]
-        with netns() as other, pytest.raises(CniFailed, match="and not by this agent"):
+        with netns() as other, pytest.raises(CniFailed, match="is not known any more"):
             cni.add(config(vfs[0].address), "c3", other)
         agent.stop()
         damaged.write_text(text)             # mended by hand
         agent, cni = start()
         cni.delete(config(vfs[0].address), "c1", pod)
         assert not home()
+    with netns() as pod:
+        with pytest.raises(CniFailed, match="is not known any more"):
+            cni.add(config(vfs[0].address), "c4", pod)
+        aside.unlink()
+        cni.add(config(vfs[0].address), "c4", pod)
+        cni.delete(config(vfs[0].address), "c4", pod)
+    assert not home()

@@ -10,6 +10,7 @@ import signal
 import string
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -320,6 +321,61 @@ def test_damaged_files_are_set_aside_and_the_others_read(tmp_path, damage):
         assert (list(store), store.damaged) == ([record()], [f"{aside}: by an earlier agent"])
         aside.unlink()
         assert store.damaged == []
+
+
+def set_aside(state, name="0000:3b:02.2", written=None):
+    """What an earlier agent set aside, of a record that was written then; now if not said."""
+    path = state / "vfs" / f"{name}.damaged"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{")
+    if written is not None:
+        os.utime(path, (written, written))
+    return path
+
+
+def test_a_vf_whose_record_was_damaged_is_spoiled_until_the_file_is_gone(tmp_path):
+    vf = PciAddress("0000:3b:02.2")
+    with opened(tmp_path):
+        pass
+    (tmp_path / f"vfs/{vf}.json").write_text("{")
+    aside = tmp_path / f"vfs/{vf}.damaged"
+    with opened(tmp_path) as store:
+        assert list(store.find_spoiled()) == [vf]
+        with pytest.raises(Refused) as caught:
+            store.check_sound(vf)
+        assert caught.value.message.startswith(
+            f"VF {vf} is not given to a pod: how it was before its pod is not known any more, since its record was "
+            f"damaged: {aside}: not a record: ")
+        assert str(caught.value.hint).endswith("then delete that file")
+        store.check_sound(PciAddress("0000:3b:02.1"))
+    with opened(tmp_path) as store:
+        assert store.find_spoiled()[vf].endswith(f"{aside}: by an earlier agent")
+        aside.unlink()
+        assert store.find_spoiled() == {}
+        store.check_sound(vf)
+
+
+def test_damaged_records_of_before_the_boot_spoil_nothing(tmp_path, monkeypatch):
+    """A reboot makes VFs anew. A clock that is set since does not make it one."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    set_aside(tmp_path, written=booted - 5)
+    set_aside(tmp_path, "somebody's copy")
+    with opened(tmp_path) as store:
+        assert store.find_spoiled() == {}
+        assert len(store.damaged) == 2
+        set_aside(tmp_path, written=booted + 5)
+        now = time.time
+        for step in (0, 7200):
+            monkeypatch.setattr(time, "time", lambda step=step: now() + step)
+            assert list(store.find_spoiled()) == ["0000:3b:02.2"]
+
+
+def test_damaged_records_that_cannot_be_looked_for_are_not_absent(tmp_path):
+    with opened(tmp_path) as store:
+        aside = tmp_path / "vfs/0000:3b:02.2.damaged"
+        aside.symlink_to(aside)
+        with pytest.raises(HostError, match=f"cannot look for damaged records in {tmp_path}/vfs: ELOOP"):
+            store.check_sound(PciAddress("0000:3b:02.2"))
 
 
 def check_refused(store, state, reason):

@@ -226,6 +226,48 @@ def test_what_stands_is_told_with_its_age_until_it_is_over(store, custody, clock
     assert made.failures == []
 
 
+def test_a_vf_is_stuck_after_more_than_one_try_until_it_is_home(store, custody, clock):
+    custody.losses, custody.failures = {ONE.vf: Loss.NETNS_GONE}, {ONE.vf: HostError("no")}
+    made = Repair(custody, store)
+    made.reconcile()
+    assert made.find_stuck() == {}                   # the kernel may hand it back at any moment
+    clock.now += INTERVAL
+    made.reconcile()
+    told = {ONE.vf: "VF 0000:3b:02.1 of container c1, net1 of network net is not home: no"}
+    assert made.find_stuck() == told
+    custody.busy = {ONE.vf}                          # its DEL is at it
+    clock.now += LONGEST_REST
+    made.reconcile()
+    assert made.find_stuck() == told
+    store.delete(ONE)                                # and done
+    assert made.find_stuck() == {}
+    store.write(record(ONE.vf, "c3"))
+    assert made.find_stuck() == {}
+
+
+@pytest.mark.parametrize("loss", [None, HostError("too many open files")])
+def test_a_vf_that_a_living_pod_has_or_may_have_is_not_stuck(store, custody, clock, loss):
+    custody.losses = {ONE.vf: loss}
+    made = Repair(custody, store)
+    for _ in range(20):
+        made.reconcile()
+        clock.now += INTERVAL
+    assert made.find_stuck() == {}
+
+
+def test_a_vf_in_a_namespace_that_something_holds_open_is_stuck(store, custody, clock):
+    custody.losses = {ONE.vf: Loss.HELD}
+    made = Repair(custody, store)
+    made.reconcile()
+    assert made.find_stuck() == {}
+    clock.now += HANDED_BACK
+    made.reconcile()
+    assert list(made.find_stuck()) == [ONE.vf]
+    custody.losses = {}
+    made.reconcile()
+    assert made.find_stuck() == {}
+
+
 def test_a_failure_is_told_while_the_next_try_is_under_way(store, custody, clock):
     custody.losses, custody.failures = {ONE.vf: Loss.NETNS_GONE}, {ONE.vf: HostError("no")}
     made, seen = Repair(custody, store), []

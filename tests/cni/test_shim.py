@@ -302,7 +302,7 @@ def test_del_with_a_record_waits_for_the_agent(shim, path):
     assert served.result()[0].env["CNI_COMMAND"] == "DEL"
 
 
-@pytest.mark.parametrize("name", ["x.json", "0000:3b:02.1.json"])
+@pytest.mark.parametrize("name", ["x.json", "0000:3b:02.1.json", "0000:3b:02.1.damaged"])
 @pytest.mark.parametrize("content", [
     b"", b"\0" * 20_000, b'{"format": 2, "owner": {"id": "c0"}}', b'{"container_id": "c0',
     b" " * 8180 + b'"container_id": "c1"', None,
@@ -327,12 +327,22 @@ def test_del_is_not_done_where_a_folder_cannot_be_read(shim, path, at):
 
 
 def test_del_passes_over_what_is_no_record(shim, path):
-    """What the agent passes over too: drafts, and what it has set aside."""
+    """What the agent passes over too."""
     folder = Path(state_beside(path), "vfs")
     folder.mkdir(parents=True)
-    for name in (".x.json.new", "x.damaged", "json"):
+    for name in (".x.json.new", "damaged", "x.jso", "json"):
         (folder / name).write_text(format_record(record(container="c0")))
     check_done(run(shim, path, **DEL))
+
+
+@pytest.mark.parametrize("folder", ["vfs", "ipam"])
+def test_del_counts_what_the_agent_has_set_aside(shim, path, folder):
+    """No DEL is done by a damaged record; its begin may tell whose it is."""
+    at = Path(state_beside(path), folder, "x.damaged")
+    at.parent.mkdir(parents=True)
+    at.write_text(format_record(record(container="c0"))[:-20])
+    assert "by a record" in check_error(run(shim, path, **DEL), 11)
+    check_done(run(shim, path, **{**DEL, "CNI_CONTAINERID": "another"}))
 
 
 def test_del_finds_its_record_among_a_thousand(shim, path):

@@ -143,9 +143,30 @@ def test_a_file_that_says_nothing_is_set_aside(forerunner, folder, text):
 
 
 def test_files_that_cannot_be_read_are_not_absent(forerunner, folder):
-    (folder / "c1-net1").mkdir()
-    with pytest.raises(HostError, match="EISDIR"):
+    (folder / "c1-net1").symlink_to(folder / "c1-net1")
+    with pytest.raises(HostError, match="ELOOP"):
         forerunner.find(ATTACHMENT, None)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_neither_waited_for_nor_absent(forerunner, folder, write, make):
+    make(folder / "c1-net1")
+    make(folder / "pci" / VF)
+    for look in (lambda: forerunner.find(ATTACHMENT, None), lambda: forerunner.had(VF)):
+        with pytest.raises(HostError, match=r"cannot read sriov-cni's file .*: it is no regular file"):
+            look()
+    (folder / "c1-net1").rmdir() if make is os.mkdir else (folder / "c1-net1").unlink()
+    write(netns=None)
+    with pytest.raises(HostError, match=f"pci/{VF}: it is no regular file"):
+        forerunner.find(ATTACHMENT, None)
+
+
+def test_what_is_no_file_of_libcnis_does_not_help(forerunner, folder, write):
+    write(name="c1-my-net1", netns=None)
+    (folder.parent / "results").mkdir()
+    os.mkfifo(folder.parent / "results/net-c1-my-net1")
+    (left,) = forerunner.of_network("net")
+    assert not left.certain
 
 
 @pytest.mark.parametrize("content", ["", "\0\0\0", "run/netns/x"], ids=repr)
@@ -207,8 +228,9 @@ def test_files_of_before_the_boot_are_about_vfs_that_went_with_it(forerunner, fo
     assert files(folder) == [VF, "c1-net1.outdated"]
 
 
-def test_a_living_pods_files_are_of_this_boot_whatever_their_time(forerunner, folder, write):
-    write(netns=HERE)
+def test_a_living_pods_files_are_of_this_boot_whatever_their_time(forerunner, folder, write, tmp_path):
+    (tmp_path / "netns").symlink_to(HERE)
+    write(netns=str(tmp_path / "netns"))
     make_older(folder, "c1-net1", f"pci/{VF}")
     with pytest.raises(Refused, match=f"VF {VF} is in use"):
         forerunner.of_vf(VF)
@@ -219,6 +241,24 @@ def test_a_living_pods_files_are_of_this_boot_whatever_their_time(forerunner, fo
     with here() as netns:
         assert forerunner.find(ATTACHMENT, netns) is not None
     assert files(folder) == [VF, "c1-net1"]
+
+
+@pytest.mark.parametrize(("netns", "sysfs"), [
+    (HERE, {}), ("/proc/999999999/ns/net", {"find_netdev": lambda vf: None, "read_driver": lambda vf: "vfio-pci"}),
+    (NETNS, {"find_netdev": lambda vf: None, "read_driver": lambda vf: "iavf"})],
+    ids=["pid given out again", "vfio", "netdev elsewhere"])
+def test_a_file_of_before_the_boot_refuses_no_vf(forerunner, folder, write, monkeypatch, netns, sysfs):
+    """Nor has its pod's successor by PID, which is whoever came, a VF by it."""
+    for name, read in sysfs.items():
+        monkeypatch.setattr(NOW.sysfs, name, read, raising=False)
+    write(netns=netns)
+    with pytest.raises(Refused, match=f"VF {VF} is in use"):
+        forerunner.had(VF)
+    make_older(folder, "c1-net1", f"pci/{VF}")
+    assert forerunner.had(VF)
+    assert forerunner.of_vf(VF) == []
+    assert files(folder) == ["c1-net1.outdated"]
+    assert not forerunner.had(VF)
 
 
 def test_files_that_name_no_namespace_are_told_by_where_the_vf_is(forerunner, folder, write):
@@ -397,8 +437,9 @@ def break_file(folder):
 
 
 @pytest.mark.parametrize(("damage", "error"), [
-    (break_file, None), (lambda folder: None, None), (lambda folder: (folder / "c1-net1").mkdir(), "EISDIR"),
-    (lambda folder: (folder / "pci" / VF).mkdir(), "EISDIR")])
+    (break_file, None), (lambda folder: None, None),
+    (lambda folder: (folder / "c1-net1").mkdir(), "no regular file"),
+    (lambda folder: (folder / "pci" / VF).mkdir(), "no regular file")])
 def test_addresses_are_given_back_whatever_the_files_say(tmp_path, folder, write, ipam, done, damage, error):
     if damage(folder) is None and (folder / "pci" / VF).exists():
         write(netns=None)
@@ -414,7 +455,7 @@ def test_addresses_are_given_back_whatever_the_files_say(tmp_path, folder, write
 def test_both_failures_are_told(tmp_path, folder, plugin):
     (folder / "c1-net1").mkdir()
     plugin("import sys; sys.exit(1)")
-    with opened(tmp_path / "state") as store, pytest.raises(HostError, match="EISDIR") as failure:
+    with opened(tmp_path / "state") as store, pytest.raises(HostError, match="no regular") as failure:
         delete(store, folder, config={"ipam": {"type": "fake"}}, CNI_PATH=f"{tmp_path}/bin")
     assert failure.value.__notes__ == ["IPAM plugin fake: DEL failed: exit status 1"]
 

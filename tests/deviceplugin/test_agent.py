@@ -18,7 +18,7 @@ from deviceplugin.agent import Agent, Node
 from deviceplugin.kubeletdir import identify
 from deviceplugin.lookout import Lookout
 from deviceplugin.nodestatus import Agent as Process
-from deviceplugin.podresources import PodResources
+from deviceplugin.podresources import FRESH_SECONDS, PodResources
 from deviceplugin.poolsource import PoolSource
 from sriov.clock import now
 from sriov.commands.status import ask_agent
@@ -50,6 +50,8 @@ class FakePods:
     def __init__(self) -> None:
         self.held: set[PciAddress] = set()
         self.busy: set[PciAddress] = set()
+        self.spoiled: dict[PciAddress, str] = {}
+        self.stuck: dict[PciAddress, str] = {}
 
     def holds(self, vf: PciAddress) -> bool:
         return vf in self.held
@@ -103,7 +105,8 @@ class Site:
         known = KnownFile(self.root / "known.json", BOOT)
         node = Node(lookout=Lookout(self.node.host, known), executor=self.node.executor(),
                     ledger=Ledger(self.root, BOOT), pods=self.pods, kubelet=PodResources(self.root),
-                    read_claims=no_claims, owners=self.pods.owners, repairs=Repairs, changed=self._count)
+                    read_claims=no_claims, owners=self.pods.owners, repairs=Repairs,
+                    spoiled=lambda: self.pods.spoiled, stuck=lambda: self.pods.stuck, changed=self._count)
         agent = Agent(Process(version="1", started=now()), node, PoolSource(self.path, "n1"), configure(self.root))
         task = asyncio.create_task(agent.run(self.status_socket), name="agent")
         try:
@@ -272,6 +275,48 @@ def test_vfs_that_a_new_file_takes_from_a_pool_leave_the_list_but_those_of_pods(
             site.node.pfs[A] = lost
             agent._inventory.rescan()
             await kubelet.wait_allocatable("intel.com/one", 2)
+
+    run(scenario)
+
+
+def test_a_vf_that_a_pod_spoiled_is_unhealthy_until_that_is_mended(site: Site) -> None:
+    async def scenario() -> None:
+        first = site.node.pfs[A].vfs[0].address
+        site.pods.spoiled[first] = "its record was damaged"
+        async with Kubelet(site.root) as kubelet, site.running(pools(one="pf: ens1")) as agent:
+            await kubelet.wait_allocatable("intel.com/one", 3)
+            (resource,) = agent.status().resources
+            assert {vf.address: vf.fault for vf in resource.vfs if vf.fault} == {first: "its record was damaged"}
+            site.pods.spoiled.clear()
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 4)
+
+    run(scenario)
+
+
+def test_a_vf_that_does_not_come_home_is_unhealthy_once_the_kubelet_has_taken_it_back(site: Site) -> None:
+    async def scenario() -> None:
+        async with Kubelet(site.root) as kubelet, site.running(pools(one="pf: ens1")) as agent:
+            await kubelet.wait_allocatable("intel.com/one", 4)
+            given = await kubelet.admit("default/a", {"app": {"intel.com/one": 1}})
+            mine, = (PciAddress(vf) for vf in given["app"].device_ids["intel.com/one"])
+            free = next(vf.address for vf in site.node.pfs[A].vfs if vf.address != mine)
+            elsewhere = PciAddress("0000:99:00.1")
+            site.pods.stuck = dict.fromkeys((mine, free, elsewhere), "it is not home")
+            agent._inventory.rescan()
+
+            def faults() -> dict[PciAddress, str | None]:
+                members = agent._inventory.snapshot.get_members("intel.com/one")
+                return {member.vf.address: member.fault for member in members if member.fault}
+
+            await until(lambda: faults() == {free: "it is not home"})
+            kubelet.remove("default/a")
+            await asyncio.sleep(FRESH_SECONDS)       # as long an answer of the kubelet's counts
+            agent._inventory.rescan()
+            await until(lambda: set(faults()) == {mine, free})
+            site.pods.stuck.clear()
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 4)
 
     run(scenario)
 

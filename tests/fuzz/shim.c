@@ -218,11 +218,16 @@ static void end_world(void)
 
 /* ---- what the world allows --------------------------------------------------------------------------------- */
 
+static bool ends_with(const char *name, const char *suffix)
+{
+    size_t length = strlen(name), size = strlen(suffix);
+    return length >= size && strcmp(name + length - size, suffix) == 0;
+}
+
 static bool keeps_file(const struct file *file, const char *container)
 {
     static const char key[] = "\"container_id\": \"";
-    size_t length = strlen(file->name);
-    if (length < 5 || strcmp(file->name + length - 5, ".json") != 0 || file->error == ENOENT)
+    if (!(ends_with(file->name, ".json") || ends_with(file->name, ".damaged")) || file->error == ENOENT)
         return false;
     if (file->error != 0 || file->read_error != 0)
         return true;

@@ -117,6 +117,13 @@ def test_health(wanted, bound, fault):
     assert member.fault == fault
 
 
+def test_what_others_know_of_a_vf_counts_where_the_host_shows_nothing_wrong():
+    host = Host(pfs=(pf(drivers=["igbvf", "igbvf", None]),))
+    told = {vf.address: "it is not home" for vf in host.pfs[0].vfs[1:3]}
+    members = assign(host, [pool(pf=("*",), vfs=VfIndices.parse("0-2"))], told).members["intel.com/sriov"]
+    assert [member.fault for member in members] == [None, "it is not home", "no driver is bound"]
+
+
 @pytest.mark.parametrize(("driver", "group", "fault"), [
     ("vfio-pci", None, "bound to vfio-pci without an IOMMU group: a pod could not open it"),
     ("vfio-pci", 0, None),

@@ -86,6 +86,7 @@ def test_records_are_listed_without_their_drafts(tmp_path):
     for name in ("b.json", "a.json", ".c.json.new", "d.damaged"):
         (tmp_path / name).touch()
     assert list_records(tmp_path) == [tmp_path / "a.json", tmp_path / "b.json"]
+    assert list_records(tmp_path, ".damaged") == [tmp_path / "d.damaged"]
     assert list_records(tmp_path / "none") == []
     with pytest.raises(NotADirectoryError):
         list_records(tmp_path / "a.json")
