@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cni.kernel import Kernel, Vf
 from cni.netconf import NetConf
-from cni.netns import set_up_ipv6
+from cni.netns import set_up_interface
 from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
@@ -122,11 +122,12 @@ def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetC
 
 
 def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> None:
-    """Give the pod's netdev what IPAM said. IPv6 addresses can be used at once, while the kernel still looks for
-    others that have them (RFC 4429): `announce` hears what it found.
+    """Give the pod's netdev what IPAM said, and have it tell of that.
+
+    IPv6 addresses can be used at once, while the kernel still looks for others that have them (RFC 4429):
+    `announce` hears what it found.
     """
-    if any(ip.address.version == 6 for ip in addresses.ips):
-        set_up_ipv6(pod.netns_fd, pod.ifname)
+    set_up_interface(pod.netns_fd, pod.ifname, ipv6=any(ip.address.version == 6 for ip in addresses.ips))
     for ip in addresses.ips:
         kernel.changes.run(pod.links.add_address, link.index, ip.address)
     for route in addresses.routes:
