@@ -194,7 +194,7 @@ class Attachments:
         if link is None:
             mtu = find_userspace_mtu(vf, pf, conf)
         else:
-            check_untied(host, vf, link)
+            check_untied(kernel, host, vf, link)
             check_way(vf, pf, conf, pod)
         home = None if found is None else describe_home(*found)
         record = self._new_record(vf, home, settings, conf, request, pod)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from cni.kernel import RESETTING, Kernel, Vf
 from cni.netconf import NetConf
-from cni.netns import set_up_ipv6
+from cni.netns import set_up_interface
 from cni.result import Addresses
 from cni.steps import MacOrder, difference, plan_attach
 from sriov.errors import HostError, Refused
+from sriov.host.discovery import look_for_ties
 from sriov.host.linkinfo import LinkTraits
 from sriov.host.netlink import Links
 from sriov.model import Link, VfSettings, is_userspace, printable
@@ -61,13 +62,16 @@ def check_supported(kernel: Kernel, vf: Vf, pf: Link) -> None:
             "forward what the VF sends", hint=f"devlink dev eswitch set pci/{vf.pf} mode legacy")
 
 
-def check_untied(host: Links, vf: Vf, link: Link) -> None:
-    """Refuse a port of a bond or bridge; what carries addresses or routes of the node is not offered at all."""
-    if link.master is not None:
-        master = host.find(link.master)
-        raise Refused(f"{vf} is not for pods: {printable(link.name)} is a port of "
-                      f"{printable(master.name) if master else 'another link'}",
-                      hint=f"ip link set {printable(link.name)} nomaster, or leave the VF out of the pools")
+def check_untied(kernel: Kernel, host: Links, vf: Vf, link: Link) -> None:
+    """Refuse what the node itself uses: the move would take its addresses and routes away, for good.
+
+    Such a VF is not offered either, but who gave it to the pod may have looked before the node began to use it.
+    """
+    ties = look_for_ties(host, link, stacked=kernel.sysfs.is_stacked_on(vf.address))
+    if ties:
+        raise Refused(f"{vf} is not for pods: the node itself needs {printable(link.name)}: "
+                      f"{printable(', '.join(ties))}", hint="move that to another NIC, or leave the VF out of the "
+                      "pools")
 
 
 def find_userspace_mtu(vf: Vf, pf: Link, conf: NetConf) -> int:
@@ -118,11 +122,12 @@ def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetC
 
 
 def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> None:
-    """Give the pod's netdev what IPAM said. IPv6 addresses can be used at once, while the kernel still looks for
-    others that have them (RFC 4429): `announce` hears what it found.
+    """Give the pod's netdev what IPAM said, and have it tell of that.
+
+    IPv6 addresses can be used at once, while the kernel still looks for others that have them (RFC 4429):
+    `announce` hears what it found.
     """
-    if any(ip.address.version == 6 for ip in addresses.ips):
-        set_up_ipv6(pod.netns_fd, pod.ifname)
+    set_up_interface(pod.netns_fd, pod.ifname, ipv6=any(ip.address.version == 6 for ip in addresses.ips))
     for ip in addresses.ips:
         kernel.changes.run(pod.links.add_address, link.index, ip.address)
     for route in addresses.routes:

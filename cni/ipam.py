@@ -117,13 +117,17 @@ def _signal(number: int) -> str:
 
 
 def _find(plugin: str, path: str) -> Path:
-    for folder in filter(None, path.split(os.pathsep)):
+    folders = list(filter(None, path.split(os.pathsep)))
+    for folder in folders:
         candidate = Path(folder, plugin)
         with suppress(OSError):      # a name that is longer than any file's
             if candidate.is_file():
                 return candidate
-    raise NothingGiven(Code.INVALID_CONFIG,
-                       f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
+    searched = ", ".join(folder if Path(folder).is_dir() else f"{folder}, which is not here" for folder in folders)
+    raise NothingGiven(
+        Code.INVALID_CONFIG, f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({searched or 'empty'})",
+        hint="install it on the node; where it is there already, this agent does not see it: mount that folder "
+             "into its container under the same path")
 
 
 def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:

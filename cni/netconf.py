@@ -9,16 +9,13 @@ from typing import Any
 
 from cni.fields import ENOUGH, MOST_VALUES, EnoughProblemsError, Report
 from cni.grammar import parse_interface_address
+from cni.keys import OUR_KEYS, STANDARD_KEYS, is_ours
 from cni.protocol import CniError, Code, show
 from cni.values import Values
 from sriov.errors import InputError
 from sriov.model import VLAN_PROTOCOLS, LinkState, VfSettings, printable
 from sriov.pci import MacAddress, PciAddress
 
-_STANDARD_KEYS = ("cniVersion", "name", "type", "ipam", "dns", "capabilities", "prevResult", "runtimeConfig",
-                  "args", "plugins", "disableCheck", "disableGC")
-_OUR_KEYS = ("deviceID", "pciBusID", "vlan", "vlanQoS", "vlanProto", "mac", "mtu", "spoofchk", "trust",
-             "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile")
 # Of the specification's CONVENTIONS.md, Multus and containerd; a runtime may have others.
 _CAPABILITIES = ("mac", "ips", "deviceID", "bandwidth", "portMappings", "ipRanges", "dns", "infinibandGUID",
                  "aliases", "cgroupPath", "CNIDeviceInfoFile")
@@ -67,7 +64,7 @@ class NetConf:
 
 
 def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf:
-    """Read the configuration and CNI_ARGS; raise CniError (code 7) that lists every problem at once.
+    """Read a request's configuration and CNI_ARGS; raise CniError (code 7) that lists every problem at once.
 
     The MAC comes from runtimeConfig.mac, else args.cni.mac, else CNI_ARGS MAC, else `mac`. A pod's bandwidth
     (runtimeConfig.bandwidth.egressRate) is a rate limit as `max_tx_rate` is: see `NetConf.limited`. What
@@ -77,7 +74,7 @@ def parse_netconf(config: Mapping[str, Any], args: Mapping[str, str]) -> NetConf
     report = Report()
     conf = None
     with suppress(EnoughProblemsError):
-        conf = _read(config if config.get("type") == "vfpool" else _fold_case(config), args, report)
+        conf = _read(config, args, report)
     if report.problems or conf is None:
         more = "; there may be more" if len(report.problems) == ENOUGH else ""
         raise CniError(Code.INVALID_CONFIG, f"network configuration: {'; '.join(report.problems)}{more}")
@@ -116,13 +113,6 @@ def _read(config: Mapping[str, Any], args: Mapping[str, str], report: Report) ->
                    pod_rate=pod_rate)
 
 
-def _fold_case(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keys in any case, as sriov-cni's JSON decoder takes them; the exact one wins."""
-    names = {key.lower(): key for key in _OUR_KEYS}
-    folded = {names.get(key.lower(), key): value for key, value in config.items()}
-    return folded | {key: value for key, value in config.items() if key in names.values()}
-
-
 def asks_inside(ipam: str) -> bool:
     """Whether this IPAM plugin asks through the interface that is to get the address, and releases it there."""
     return ipam == "dhcp"
@@ -157,7 +147,7 @@ class _Reader(Values):
         return None
 
     def mtu(self) -> int | None:
-        if self.document.get("mtu") == 0 and self.document.get("type") != "vfpool":
+        if self.document.get("mtu") == 0 and not is_ours(self.document):
             self.warn("mtu", "0 is taken for none")      # no key of sriov-cni's: what templates leave there
             return None
         return self.number("mtu", 68, 65535)
@@ -228,7 +218,7 @@ class _Reader(Values):
             self._odd(self, "logLevel", f"expected one of {', '.join(_LOG_LEVELS)}, got {show(level)}")
 
     def check_keys(self, report: Report) -> None:
-        known = (*_STANDARD_KEYS, *_OUR_KEYS)
+        known = (*STANDARD_KEYS, *OUR_KEYS)
         folded = {key.lower(): key for key in known}
         for key in self.document:
             if key not in known and not key.startswith("cni.dev/"):
@@ -243,7 +233,7 @@ class _Reader(Values):
 
     def _odd(self, where: Values, key: str, remark: str) -> None:
         """What sriov-cni takes and does nothing about."""
-        (where.note if self.document.get("type") == "vfpool" else where.warn)(key, remark)
+        (where.note if is_ours(self.document) else where.warn)(key, remark)
 
 
 def _parse_plugin(text: str) -> str:

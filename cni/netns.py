@@ -101,20 +101,26 @@ def links_in(fd: int) -> Iterator[Links]:
         yield links
 
 
-def set_up_ipv6(fd: int, ifname: str) -> None:
-    """Let an interface of namespace `fd` have IPv6 addresses, use them during DAD, keep them when it goes down.
+def set_up_interface(fd: int, ifname: str, *, ipv6: bool) -> None:
+    """Let an interface of namespace `fd` tell its neighbours of its addresses when it comes up or gets another MAC.
 
-    Runtimes may make namespaces without IPv6 (net.ipv6.conf.default.disable_ipv6). Raises HostError where it
-    stays without.
+    `ipv6`: it shall have such addresses, use them during DAD, and keep them when it goes down. Runtimes may make
+    namespaces without (net.ipv6.conf.default.disable_ipv6). Raises HostError where it stays without.
     """
     def write() -> None:
         proc = _open_proc()
         try:
-            for name in ("lo", ifname):
-                _write_sysctl(proc, name, "disable_ipv6", "0")
-            for key in ("keep_addr_on_down", "optimistic_dad"):
+            if ipv6:
+                for name in ("lo", ifname):
+                    _write_sysctl(proc, f"ipv6/conf/{name}/disable_ipv6", "0")
+            wanted = [f"ipv4/conf/{ifname}/arp_notify"]
+            if ipv6 or _has_ipv6(proc, ifname):
+                wanted.append(f"ipv6/conf/{ifname}/ndisc_notify")
+            if ipv6:
+                wanted += [f"ipv6/conf/{ifname}/{key}" for key in ("keep_addr_on_down", "optimistic_dad")]
+            for sysctl in wanted:
                 try:
-                    _write_sysctl(proc, ifname, key, "1")
+                    _write_sysctl(proc, sysctl, "1")
                 except HostError as error:       # a kernel without CONFIG_IPV6_OPTIMISTIC_DAD, say
                     log.warning("%s", error)
         finally:
@@ -141,17 +147,30 @@ def _open_proc() -> int:
         os.close(made)
 
 
-def _write_sysctl(proc: int, ifname: str, key: str, value: str) -> None:
-    """Of the calling thread's network namespace, whichever procfs `proc` is."""
+def _has_ipv6(proc: int, ifname: str) -> bool:
+    """Whether an interface may have IPv6 addresses; not where the kernel has no IPv6."""
     try:
-        sysctl = os.open(f"sys/net/ipv6/conf/{ifname}/{key}", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc)
+        sysctl = os.open(f"sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            return os.read(sysctl, 16).strip() == b"0"
+        finally:
+            os.close(sysctl)
+    except OSError:
+        return False
+
+
+def _write_sysctl(proc: int, path: str, value: str) -> None:
+    """`path` below net, of the calling thread's network namespace, whichever procfs `proc` is."""
+    try:
+        sysctl = os.open(f"sys/net/{path}", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc)
         try:
             os.pwrite(sysctl, value.encode(), 0)
         finally:
             os.close(sysctl)
     except OSError as error:
-        raise HostError(f"cannot set net.ipv6.conf.{ifname}.{key} to {value} in the pod", errno=error.errno or 0,
-                        hint="IPv6 needs a kernel that has it, and /proc/sys writable for this process") from None
+        needed = "IPv6 needs a kernel that has it, and " if path.startswith("ipv6/") else ""
+        raise HostError(f"cannot set net.{path.replace('/', '.')} to {value} in the pod", errno=error.errno or 0,
+                        hint=f"{needed}/proc/sys has to be writable for this process") from None
 
 
 def netns_cookie(path: str) -> int | None:

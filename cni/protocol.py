@@ -16,6 +16,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from cni.grammar import IFNAME_BYTES, SUBDOMAIN, is_ifname
+from cni.keys import fold_case
 from sriov.errors import Gone, HostError, InputError, Refused, SriovError
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -112,7 +113,8 @@ def _shorten(text: str, limit: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of the runtime. `config` is the decoded network configuration, `stdin` its bytes as they came.
+    """One call of the runtime. `config` is the decoded network configuration, its keys in the case that `fold_case`
+    gives them, `stdin` its bytes as they came.
 
     GC, STATUS and VERSION are about no container.
     """
@@ -151,7 +153,7 @@ def parse_request(environment: Mapping[str, str], stdin: bytes) -> Request:
     if command is Command.VERSION:
         return Request(command=command, args={}, environment=environment, version=_asked_version(stdin),
                        config={}, stdin=stdin)
-    config = parse_config(stdin)
+    config = fold_case(parse_config(stdin))
     network = config.get("name", "")
     _check_names(command, environment, network)
     version = config.get("cniVersion")

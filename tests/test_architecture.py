@@ -38,7 +38,7 @@ PURE = (
         "tables", "exports", "report", "drawing", "plantext", "explanation", "stories", "statustext")),
     *(f"cni.{name}" for name in (
         "protocol", "result", "netconf", "values", "record", "steps", "annotation", "selection", "networkref",
-        "fields", "grammar", "leftover")),
+        "fields", "grammar", "keys", "leftover")),
     "deviceplugin.allocation", "deviceplugin.changes",
     *(f"admission.{name}" for name in ("pod", "review", "mutation")),
 )

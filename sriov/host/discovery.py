@@ -12,7 +12,7 @@ from sriov.host.devlink import Devlink
 from sriov.host.netlink import Links
 from sriov.host.routes import Address, Route
 from sriov.host.sysfs import Sysfs
-from sriov.host.ties import find_ties, tie_functions
+from sriov.host.ties import find_ties, find_vf_ties, tie_functions
 from sriov.model import Host, Link, PhysicalFunction
 from sriov.pci import PciAddress
 
@@ -73,10 +73,19 @@ def add_ties(host: Host, links: tuple[Link, ...], tables: RoutingTables) -> Host
         doubt = (f"may carry the node's addresses and routes: {error}",)
         ties = {link.index: doubt for link in links}
         return tie_functions(_with_unreadable(host, [str(error)]), links, ties, ties)
-    # A network manager asks DHCP servers and routers for addresses on whatever is up: nobody meant a VF by that.
-    meant = find_ties(links, [each for each in addresses if each.lasting],
-                      [each for each in routes if each.prefix == 0])
-    return tie_functions(host, links, find_ties(links, addresses, routes), meant)
+    return tie_functions(host, links, find_ties(links, addresses, routes), find_vf_ties(links, addresses, routes))
+
+
+def look_for_ties(links: Links, vf: Link, *, stacked: bool) -> tuple[str, ...]:
+    """What the node needs the VF with netdev `vf` for, as `add_ties` says; raises HostError, Gone.
+
+    Where nothing stands on it, by master or `stacked`, only its own addresses and routes are read.
+    """
+    if stacked or vf.master is not None:
+        near, addresses, routes = links.dump(), links.dump_addresses(), links.dump_routes()
+    else:
+        near, addresses, routes = (vf,), links.dump_addresses(vf.index), links.dump_routes(vf.index)
+    return find_vf_ties(near, addresses, routes).get(vf.index, ())
 
 
 def add_devlink(host: Host, devlink: DevlinkFacts, packages: Packages | None = None) -> Host:

@@ -257,9 +257,10 @@ class Links:
         self._socket.change(_RTM_NEWROUTE, _body(message),
                             f"add a route to {to} through {gateway or 'the link'}", _NLM_F_CREATE | _NLM_F_APPEND)
 
-    def dump_addresses(self) -> tuple[Address, ...]:
-        """All addresses of all links."""
-        found = self._socket.dump(_RTM_GETADDR, _ALL_ADDRESSES, "list addresses")
+    def dump_addresses(self, index: int = 0) -> tuple[Address, ...]:
+        """All addresses of all links, or of link `index`."""
+        asked = routes.encode_address_filter(index) if index else _ALL_ADDRESSES
+        found = self._socket.dump(_RTM_GETADDR, asked, "list addresses", filtered=index != 0)
         return tuple(address for raw in found if (address := routes.decode_address(raw)))
 
     def dump_link_routes(self) -> tuple[LinkRoute, ...]:
@@ -267,9 +268,13 @@ class Links:
         found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes")
         return tuple(route for raw in found for route in routes.decode_link_routes(raw))
 
-    def dump_routes(self) -> tuple[Route, ...]:
-        """The routes of all tables and both IP versions, each with its links; not those that addresses bring."""
-        found = self._socket.dump(_RTM_GETROUTE, _ALL_ROUTES, "list routes", routes.counts)
+    def dump_routes(self, index: int = 0) -> tuple[Route, ...]:
+        """The routes of all tables and both IP versions, each with its links; not those that addresses bring.
+
+        With `index` those over that link: what is not sent need not be read, and a node may have thousands.
+        """
+        asked = routes.encode_route_filter(index) if index else _ALL_ROUTES
+        found = self._socket.dump(_RTM_GETROUTE, asked, "list routes", routes.counts, filtered=index != 0)
         decoded = [routes.decode_route(raw) for raw in found]
         if any(route.nexthop is not None for route in decoded):    # sysctl net.ipv4.nexthop_compat_mode=0
             nexthops = routes.decode_nexthops(self._socket.dump(_RTM_GETNEXTHOP, _ALL_NEXTHOPS, "list nexthops"))

@@ -18,7 +18,7 @@ from sriov.host.nlattr import HEADER, Attributes
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
-_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _SO_NETNS_COOKIE = 71
 _NLMSGERR_ATTR_MSG = 1
 _DUMP_TRIES = 5
@@ -66,9 +66,18 @@ class NetlinkSocket:
         (raw,) = self._request(kind, body, what, 0)
         return raw
 
-    def dump(self, kind: int, body: bytes, what: str, keep: Callable[[bytes], bool] = lambda _: True,
-             ) -> list[bytes]:
-        """All messages, headers included, of a table that `keep` says yes to; raises as `change`."""
+    def dump(self, kind: int, body: bytes, what: str, keep: Callable[[bytes], bool] = lambda _: True, *,
+             filtered: bool = False) -> list[bytes]:
+        """All messages, headers included, of a table that `keep` says yes to; raises as `change`.
+
+        `filtered`: the kernel itself leaves out what does not fit to what `body` names (Linux 4.20).
+        """
+        if filtered:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            try:
+                return self.dump(kind, body, what, keep)
+            finally:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 0)
         # A table that changes during its dump is marked; the rest of the dump may lack entries.
         for _ in range(_DUMP_TRIES):
             try:

@@ -20,7 +20,7 @@ from ipaddress import (
     ip_network,
 )
 
-from sriov.host.nlattr import HEADER, Attributes
+from sriov.host.nlattr import HEADER, Attributes, attribute
 
 MAIN_TABLE = 254
 
@@ -80,6 +80,16 @@ class RouteOptions:
     scope: int | None = None
     mtu: int | None = None
     advmss: int | None = None
+
+
+def encode_address_filter(index: int) -> bytes:
+    """Asks for the addresses of one link."""
+    return _ADDRESS.pack(0, 0, 0, 0, index)
+
+
+def encode_route_filter(index: int) -> bytes:
+    """Asks for the routes over one link, those of multipath and nexthop objects among them."""
+    return _ROUTE.pack(*bytes(8), 0) + attribute(_RTA_OIF, struct.pack("=I", index))
 
 
 def decode_address(raw: bytes) -> Address | None:

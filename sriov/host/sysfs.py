@@ -77,6 +77,20 @@ class Sysfs:
             raise self._failure(f"cannot find the netdev of {address}", address, error) from error
         return (found[0][1], found[0][0]) if found else None
 
+    def is_stacked_on(self, address: PciAddress) -> bool:
+        """Whether another link of this namespace stands on the device's netdev: a bond, a VLAN, a macvlan.
+
+        Tunnels do not count (netdev_adjacent_sysfs_add, net/core/dev.c): they need an address of the link below.
+        Raises Gone, HostError.
+        """
+        netdev = self.find_netdev(address)
+        device = f"{self._devices}/{address}"
+        try:
+            return netdev is not None and any(name.startswith("upper_") for name in os.listdir(
+                f"{netdev_folder(device, read_link(f'{device}/driver'))}/{netdev[0]}"))
+        except OSError as error:
+            raise self._failure(f"cannot read what stands on the netdev of {address}", address, error) from error
+
     def locate_vf(self, address: PciAddress) -> tuple[PciAddress, int]:
         """PF of a VF, and the VF's index there; raises Gone, HostError, InputError where it is no VF."""
         device = f"{self._devices}/{address}"

@@ -60,6 +60,15 @@ def find_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Itera
     return {index: ties for index, ties in found.items() if ties}
 
 
+def find_vf_ties(links: Iterable[Link], addresses: Iterable[Address], routes: Iterable[Route],
+                 ) -> Mapping[int, tuple[str, ...]]:
+    """Those that count of a VF: a network manager asks DHCP servers and routers for addresses on whatever is up,
+    and nobody meant a VF by that.
+    """
+    return find_ties(links, [each for each in addresses if each.lasting],
+                     [each for each in routes if each.prefix == 0])
+
+
 def tie_functions(host: Host, links: Sequence[Link], ties: Mapping[int, tuple[str, ...]],
                   of_vfs: Mapping[int, tuple[str, ...]]) -> Host:
     """The host, each function with what ties any of its netdevs down; those of its VFs' representors aside.

@@ -3,13 +3,15 @@
 import dataclasses
 import errno
 import threading
+from dataclasses import replace
+from ipaddress import ip_interface
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
-from cni.away import Pod, check_supported, find_usable_link, find_userspace_mtu, take_away
+from cni.away import Pod, check_supported, check_untied, find_usable_link, find_userspace_mtu, take_away
 from cni.kernel import Vf
 from cni.netconf import NetConf, parse_netconf
 from cni.protocol import CniError, Code
@@ -17,6 +19,7 @@ from cni.queue import FairQueue
 from cni.steps import MacOrder
 from sriov.errors import HostError, Refused
 from sriov.host.linkinfo import LinkTraits
+from sriov.host.routes import Address, Route
 from sriov.model import Link, VfSettings
 from sriov.pci import MacAddress, PciAddress
 from tests.cni.test_ipam import NOW
@@ -100,6 +103,52 @@ def test_a_netdev_that_leaves_while_udev_is_waited_for_is_refused():
 def test_a_vf_without_a_driver_is_refused():
     with pytest.raises(Refused, match="has no driver"):
         find(driver=None)
+
+
+def tie(netdev=None, upper=None, addresses=(), routes=()):
+    """With a bond that it may be a port of; of other links only where anything stands on it."""
+    links = [link(4, "ens1f0"), netdev or link(9, "ens1f0v1", pci=ADDRESS),
+             replace(link(12, "bond0"), software="bond")]
+    if upper is not None:
+        links.append(upper)
+    narrow = upper is None and links[1].master is None
+
+    def dump():
+        assert not narrow
+        return links
+
+    def of(index, given):
+        assert index == (9 if narrow else 0)
+        return given
+
+    host: Any = SimpleNamespace(dump=dump, dump_addresses=lambda index=0: of(index, addresses),
+                                dump_routes=lambda index=0: of(index, routes))
+    kernel: Any = SimpleNamespace(sysfs=SimpleNamespace(is_stacked_on=lambda vf: upper is not None))
+    check_untied(kernel, host, VF, links[1])
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"addresses": [Address(index=9, address=ip_interface("192.0.2.7/24"))]}, "has address 192.0.2.7/24"),
+    ({"routes": [Route(version=6, links=(9,))]}, "carries the IPv6 default route"),
+    ({"netdev": replace(link(9, "ens1f0v1"), master=12)}, "port of bond0 (bond)"),
+    ({"upper": replace(link(10, "v\x1b5"), lower=9),
+      "addresses": [Address(index=10, address=ip_interface("2001:db8::7/64"))]},
+     "has address 2001:db8::7/64 (via v\\x1b5)"),
+])
+def test_what_the_node_uses_is_refused(given, words):
+    with pytest.raises(Refused) as caught:
+        tie(**given)
+    assert caught.value.message == (
+        f"VF 0000:3b:02.1 (ens1f0 vf 1) is not for pods: the node itself needs ens1f0v1: {words}")
+    assert caught.value.hint == "move that to another NIC, or leave the VF out of the pools"
+
+
+@pytest.mark.parametrize("given", [
+    {}, {"upper": replace(link(10, "v5"), lower=9)}, {"routes": [Route(version=4, links=(9,), prefix=24)]},
+    {"addresses": [Address(index=9, address=ip_interface("fe80::1/64")),
+                   Address(index=9, address=ip_interface("192.0.2.7/24"), lasting=False)]}])
+def test_what_nobody_meant_is_not(given):
+    tie(**given)
 
 
 UPLINK = link(4, "ens1f0")

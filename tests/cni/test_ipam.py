@@ -191,10 +191,17 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
         assert [left.attachment for left in store.owed] == owed * [("c1", "net1")]
 
 
-@pytest.mark.parametrize("path", ["", ":", "/nowhere"])
-def test_missing_plugin(request_of, path):
-    assert refusal(ipam_add, "fake", request_of(CNI_PATH=path), 10)[:2] == (
-        7, f"ipam.type: there is no plugin 'fake' in CNI_PATH ({path or 'empty'})")
+@pytest.mark.parametrize(("path", "searched"), [
+    ("", "empty"), (":", "empty"), ("/nowhere:/usr", "/nowhere, which is not here, /usr")])
+def test_missing_plugin(request_of, path, searched):
+    """Of the node's folders an agent in a container sees those that are mounted."""
+    with pytest.raises(NothingGiven) as caught:
+        ipam_add("fake", request_of(CNI_PATH=path), 10)
+    assert (caught.value.code, caught.value.message) == (
+        7, f"ipam.type: there is no plugin 'fake' in CNI_PATH ({searched})")
+    assert caught.value.hint == (
+        "install it on the node; where it is there already, this agent does not see it: mount that folder into its "
+        "container under the same path")
 
 
 def test_plugin_whose_name_no_file_has(request_of, tmp_path):

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.fields import ENOUGH
+from cni.keys import fold_case
 from cni.netconf import NetConf, find_ipam, parse_netconf
 from cni.protocol import CniError
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
-from tests.cni.test_protocol import json_values, outcome
+from tests.cni.test_protocol import json_values, outcome, refusal
 
 VF = "0000:3b:02.1"
 A, B, C, D = (f"02:00:00:00:00:0{digit}" for digit in "abcd")
@@ -20,7 +21,7 @@ def config(**keys):
 
 
 def parse(cni_args=None, /, **keys):
-    return parse_netconf(config(**keys), cni_args or {})
+    return parse_netconf(fold_case(config(**keys)), cni_args or {})
 
 
 def problems(cni_args=None, /, **keys):
@@ -291,9 +292,29 @@ def test_ipam_of_a_del():
 def test_unknown_keys_of_our_own_nads_are_problems_and_of_others_warnings():
     assert problems(vlna=3, foo=1) == ["vlna: unknown key, did you mean vlan?", "foo: unknown key"]
     assert problems(VLAN=3) == ["VLAN: unknown key, did you mean vlan?"]
+    assert problems(IPAM={}) == ["IPAM: unknown key, did you mean ipam?"]
     assert problems(**{"x\n2026": 1}) == ["x\\n2026: unknown key"]
     assert parse(type="sriov", vlna=3).warnings == ("vlna: unknown key, did you mean vlan?",)
     assert parse(type="sriov").warnings == ()
+
+
+def test_keys_of_others_nads_count_in_any_case():
+    """As in sriov-cni; the exact one wins."""
+    found = parse(type="sriov", VLAN=5, IPAM={"Type": "static", "x": 1}, RuntimeConfig={"MAC": A}, Dns={},
+                  Capabilities={"mac": True}, mtu=1400, MTU=1500)
+    assert (found.settings.vlan, found.ipam, found.mac, found.mtu, found.warnings) == (5, "static", A, 1400, ())
+    assert parse(type="sriov", RuntimeConfig={"mac": A}, runtimeConfig={"mac": B}).mac == B
+    # Of those only libcni writes the one and reads the other, and in this case.
+    assert parse(type="sriov", PrevResult={}, DisableCheck=True).warnings == (
+        "PrevResult: unknown key, did you mean prevResult?",
+        "DisableCheck: unknown key, did you mean disableCheck?")
+
+
+def test_an_own_nad_is_one_in_any_case():
+    own = {"cniVersion": "1.0.0", "name": "net", "Type": "vfpool", "deviceID": VF, "Ipam": {"type": "static"}}
+    assert refusal(parse_netconf, fold_case(own), {})[1] == (
+        "network configuration: Type: unknown key, did you mean type?; Ipam: unknown key, did you mean ipam?")
+    assert parse(type="sriov", Type="vfpool", VLAN=3).settings.vlan == 3
 
 
 def test_capabilities_are_warned_about_in_every_nad():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni.netconf import find_ipam
 from cni.protocol import (
     VERSIONS,
     CniError,
@@ -52,6 +53,17 @@ def test_request():
         command=Command.ADD, container_id="c1", netns="/run/netns/c1", ifname="net1",
         args={"IgnoreUnknown": "true", "MAC": "b"}, environment=env, version="0.4.0", network="net.1",
         config={"cniVersion": "0.4.0", "name": "net.1", "type": "vfpool", "vlan": 3}, stdin=stdin)
+
+
+@pytest.mark.parametrize("command", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
+def test_keys_in_any_case_for_every_verb(command):
+    given = {"CniVersion": "1.1.0", "Name": "net", "type": "sriov", "IPAM": {"Type": "static"}, "Vlan": 3}
+    made = request(given, CNI_COMMAND=command, CNI_PATH="/opt/cni/bin")
+    assert (made.version, made.network, find_ipam(made.config)) == ("1.1.0", "net", "static")
+    assert made.config == {
+        "cniVersion": "1.1.0", "name": "net", "type": "sriov", "ipam": {"type": "static"}, "vlan": 3}
+    own = {**CONFIG, "cniVersion": "1.1.0", "IPAM": {"type": "static"}}
+    assert request(own, CNI_COMMAND=command, CNI_PATH="/opt/cni/bin").config == own
 
 
 @pytest.mark.parametrize(("stdin", "problem"), [

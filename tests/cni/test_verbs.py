@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cni.attach import Attachments
 from cni.invocation import BUDGET, Invocation
+from cni.netns import call_in, open_netns
 from cni.protocol import VERSIONS, Command
 from cni.record import Phase
 from cni.service import answer
@@ -19,6 +20,7 @@ from sriov.host.sysfs import Sysfs
 from tests.cni.test_ipam import NOW, opened
 from tests.cni.test_protocol import ENV, json_values, refusal, request
 from tests.cni.test_record import record
+from tests.support.node import netns
 from tests.support.tree import Pf, Tree
 
 CODES = {1, 4, 6, 7, 11, 50, 51, 100, 101, 102, 103, 104}
@@ -65,10 +67,30 @@ configs = st.fixed_dictionaries({}, optional={
     "args": st.fixed_dictionaries({}, optional={"cni": json_values}) | json_values})
 
 
+@pytest.fixture(scope="module")
+def namespaces():
+    """Descriptors of two that stand for the host's and a pod's: the first has no link with a VF's index."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_netns(stack.enter_context(netns()))) for _ in range(2)]
+
+
+def ask(attachments, namespaces, command, config, *, with_netns):
+    host, pod = namespaces
+    env, stdin = {**ENV, "CNI_COMMAND": command}, json.dumps(config).encode()
+    return call_in(host, lambda: answer(attachments, env, stdin, pod if with_netns else None))
+
+
+def test_an_add_gets_as_far_as_the_vf(attachments, namespaces):
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "vfpool", "deviceID": record().vf}
+    for with_netns, words in ((False, "is not a network namespace"), (True, "is not on the host")):
+        reply = ask(attachments, namespaces, Command.ADD, config, with_netns=with_netns)
+        assert words in json.loads(reply.document)["msg"]
+
+
 @settings(deadline=None)
-@given(st.sampled_from(Command), configs)
-def test_any_call_of_any_verb(attachments, command, config):
-    reply = answer(attachments, {**ENV, "CNI_COMMAND": command}, json.dumps(config).encode(), None)
+@given(st.sampled_from(Command), configs, st.booleans())
+def test_any_call_of_any_verb(attachments, namespaces, command, config, with_netns):
+    reply = ask(attachments, namespaces, command, config, with_netns=with_netns)
     if reply.status == 0:
         assert command is not Command.ADD
         assert (reply.document == b"") is (command is not Command.VERSION)

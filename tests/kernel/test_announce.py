@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cni.announce import PATIENCE, Arrival, announcement, start_announcing
-from cni.netns import call_in, set_up_ipv6
+from cni.netns import call_in, set_up_interface
 from sriov.errors import HostError
 from tests.support.node import wait_for
 
@@ -55,7 +55,7 @@ def arrive(host, pod):
             for name in ("net1", "eth0", "eth0-peer"):
                 pod.run("link", "set", name, "up")
             link = pod.links.find("net1")
-            set_up_ipv6(pod.fd, "net1")
+            set_up_interface(pod.fd, "net1", ipv6=True)
             for address in addresses:
                 pod.links.add_address(link.index, ip_interface(address))
             ear, other = Ear(host, "outside"), Ear(pod, "eth0-peer")
@@ -120,7 +120,7 @@ def test_an_address_that_somebody_has_is_said_and_not_announced(host, pod, arriv
     pod.run("link", "set", "net1", "up")
     link = pod.links.find("net1")
     wait_for("a carrier", lambda: pod.links.find("net1").carrier)
-    set_up_ipv6(pod.fd, "net1")
+    set_up_interface(pod.fd, "net1", ipv6=True)
     pod.links.add_address(link.index, ip_interface("fd00::1/64"))
     start_announcing(pod.fd, Arrival(netns=pod.path, index=link.index, mac=link.mac,
                                      addresses=[ip_address("fd00::1")]))
@@ -160,7 +160,7 @@ def test_ipv6_is_set_up_where_the_namespace_was_made_without(pod):
     index = pod.links.find("net1").index
     with pytest.raises(HostError):
         pod.links.add_address(index, ip_interface("fd00::1/64"))
-    set_up_ipv6(pod.fd, "net1")
+    set_up_interface(pod.fd, "net1", ipv6=True)
     assert call_in(pod.fd, read) == ["0", "1", "1"]
     pod.links.add_address(index, ip_interface("fd00::1/64"))
     for state in ("up", "down", "up"):
@@ -168,13 +168,39 @@ def test_ipv6_is_set_up_where_the_namespace_was_made_without(pod):
     assert "fd00::1" in str(pod.ip("addr", "show", "net1"))
     assert sysctls_of_a_container(pod.path) == ["0", "1", "1"]
     with pytest.raises(HostError, match=r"cannot set net.ipv6.conf.gone.disable_ipv6 to 0 in the pod: ENOENT"):
-        set_up_ipv6(pod.fd, "gone")
+        set_up_interface(pod.fd, "gone", ipv6=True)
+
+
+@pytest.mark.parametrize(("disabled", "expected"), [("0", ["1", "1"]), ("1", ["1", "0"])], ids=["", "without IPv6"])
+def test_an_interface_tells_of_itself_for_as_long_as_it_is_in_the_pod(host, pod, disabled, expected, caplog):
+    """Whoever gives it addresses: each move between namespaces makes the sysctls anew."""
+    sysctls = [Path(f"/proc/sys/net/{key}") for key in (
+        "ipv4/conf/net1/arp_notify", "ipv6/conf/net1/ndisc_notify", "ipv6/conf/net1/disable_ipv6")]
+
+    def read():
+        return [sysctl.read_text().strip() for sysctl in sysctls]
+
+    host.add_veth("net1", "peer")
+    index = host.links.find("net1").index
+    at_home = call_in(host.fd, read)
+    host.links.change(index, "move", netns_fd=pod.fd)
+    call_in(pod.fd, lambda: sysctls[2].write_text(disabled))
+    set_up_interface(pod.fd, "net1", ipv6=False)
+    assert call_in(pod.fd, read) == [*expected, disabled]
+    pod.links.change(pod.links.find("net1").index, "move", netns_fd=host.fd)
+    assert call_in(host.fd, read) == at_home == ["0", "0", "0"]
+    assert caplog.text == ""
+
+
+def test_what_cannot_be_set_is_told_and_no_more(pod, caplog):
+    set_up_interface(pod.fd, "gone", ipv6=False)
+    assert "cannot set net.ipv4.conf.gone.arp_notify to 1 in the pod: ENOENT" in caplog.text
 
 
 def sysctls_of_a_container(path):
     """The same where /proc/sys is read-only, as in a container that is not privileged."""
     program = (
-        "import sys; from cni.netns import open_netns, set_up_ipv6, call_in; from pathlib import Path\n"
+        "import sys; from cni.netns import open_netns, set_up_interface, call_in; from pathlib import Path\n"
         "with open_netns(sys.argv[1]) as fd:\n"
         "    def put(value): [Path(f'/proc/sys/net/ipv6/conf/net1/{key}').write_text(value) for key in keys]\n"
         "    def get(): return [Path(f'/proc/sys/net/ipv6/conf/net1/{key}').read_text().strip() for key in keys]\n"
@@ -186,7 +212,7 @@ def sysctls_of_a_container(path):
         "    try: call_in(fd, lambda: put('0'))\n"
         "    except OSError as error: assert error.errno == errno.EROFS\n"
         "    else: raise AssertionError('/proc/sys can be written')\n"
-        "    set_up_ipv6(fd, 'net1'); print(*call_in(fd, get))\n"
+        "    set_up_interface(fd, 'net1', ipv6=True); print(*call_in(fd, get))\n"
     )
     done = subprocess.run(["unshare", "--mount", "--propagation=private", sys.executable, "-c", program, path],
                           capture_output=True, text=True, check=False)

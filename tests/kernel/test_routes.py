@@ -9,10 +9,11 @@ import subprocess
 
 import pytest
 
-from sriov.host.discovery import add_ties
+from sriov.errors import Gone
+from sriov.host.discovery import add_ties, look_for_ties
 from sriov.host.routes import Route
 from sriov.host.sysfs import Sysfs
-from sriov.host.ties import find_ties
+from sriov.host.ties import find_ties, find_vf_ties
 from tests.support import node
 from tests.support.tree import Pf, Tree
 
@@ -164,6 +165,77 @@ def test_a_macvlan_in_a_pod_is_the_pods(host, pod, nics):
     give_address(pod, "top0")
     assert pod.links.find("top0").lower is None
     assert (ties(host), ties(pod, "top0")) == ((), ("has address 192.0.2.5/24",))
+
+
+def vf_ties(namespace, name="eth0", *, stacked=False):
+    """As an ADD asks for them; of one link or of all, it is the same."""
+    links = namespace.links
+    found = look_for_ties(links, links.find(name), stacked=stacked)
+    every = find_vf_ties(links.dump(), links.dump_addresses(), links.dump_routes())
+    assert found == every.get(links.find(name).index, ())
+    return found
+
+
+def test_what_counts_of_a_vf(host, nics):
+    """Not what every link has that is up, what was given for a while, or ways to somewhere; nor another's."""
+    give_address(host, "eth1")
+    host.run("route", "add", "default", "via", "192.0.2.1")
+    host.run("addr", "add", "198.51.100.9/24", "dev", "eth0", "valid_lft", "600", "preferred_lft", "600")
+    host.run("route", "add", "10.0.0.0/8", "via", "198.51.100.1")
+    assert [found.address.is_link_local for found in host.links.dump_addresses(nics[0])] == [False, True]
+    assert vf_ties(host) == ()
+    give_address(host, "eth0", "2001:db8::5/64")
+    host.run("route", "add", "default", "dev", "eth0", "table", "1000")
+    host.run("-6", "route", "add", "default", "via", "2001:db8::1")
+    assert vf_ties(host) == ("carries the default route of table 1000", "carries the IPv6 default route",
+                             "has address 2001:db8::5/64")
+    for command in ("addr flush dev eth0", "route flush table 1000", "-6 route flush dev eth0"):
+        host.run(*command.split())
+    assert vf_ties(host) == ()
+
+
+@pytest.mark.parametrize("compatible", ["1", "0"], ids=["routes repeat their nexthops", "routes only name them"])
+def test_a_vf_among_several_nexthops(host, nics, compatible):
+    subprocess.run(["ip", "netns", "exec", host.name, "sysctl", "-qw",
+                    f"net.ipv4.nexthop_compat_mode={compatible}"], check=True)
+    for n in range(2):
+        host.run("nexthop", "add", "id", str(7 + n), "dev", f"eth{n}")
+    host.run("nexthop", "add", "id", "20", "group", "7/8")
+    host.run("route", "add", "default", "nhid", "20")
+    assert vf_ties(host) == vf_ties(host, "eth1") == ("carries the default route",)
+
+
+def test_a_vf_among_several_ways(host, nics):
+    add_multipath(host)
+    for name in ("eth0", "eth1"):
+        assert vf_ties(host, name)[:2] == ("carries the default route", "carries the IPv6 default route")
+
+
+def test_what_stands_on_a_vf(host, nics):
+    add_link(host, "top0", "link", "eth0", "type", "macvlan")
+    assert vf_ties(host, stacked=True) == ()
+    give_address(host, "top0")
+    assert vf_ties(host, stacked=True) == ("has address 192.0.2.5/24 (via top0)",)
+    add_link(host, "br0", "type", "bridge")
+    host.run("link", "set", "eth1", "master", "br0")
+    assert vf_ties(host, "eth1") == ("port of br0 (bridge)",)
+
+
+def test_one_of_many_routes(host, nics):
+    """The kernel sends what is asked for, not the node's tables."""
+    batch = "".join(f"route add 10.{n >> 8}.{n & 255}.0/24 dev eth1\n"
+                    f"addr add 172.16.{n >> 8}.{n & 255}/32 dev eth1\n" for n in range(1000))
+    subprocess.run(["ip", "-n", host.name, "-batch", "-"], input=batch, text=True, check=True)
+    give_address(host, "eth0")
+    host.run("route", "add", "default", "via", "192.0.2.1")
+    host.run("route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+    assert {found.index for found in host.links.dump_addresses(nics[0])} == {nics[0]}
+    assert set(host.links.dump_routes(nics[0])) == {
+        Route(version=4, links=(nics[0],)), Route(version=4, links=(nics[0],), prefix=24)}
+    assert len(host.links.dump_addresses()) > 1000         # the next dump is of all again
+    assert len(host.links.dump_routes()) == 1002
+    with pytest.raises(Gone):
+        host.links.dump_routes(9999)
 
 
 def test_a_host_on_real_links_and_routes(host, nics, tmp_path):

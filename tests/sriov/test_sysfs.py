@@ -266,6 +266,17 @@ def test_permanent_mac_of_what_is_not_here(tree):
         Sysfs(tree.root).has_permanent_mac(NONE)
 
 
+def test_what_stands_on_a_vf(tree):
+    tree.add(Pf(PF, "ens1f0", num_vfs=2, away={1}))
+    sysfs = Sysfs(tree.root)
+    assert sysfs.is_stacked_on(VF0) is False
+    tree.write(VF0, "net/ens1f0v0/upper_bond0", "")
+    assert sysfs.is_stacked_on(VF0) is True
+    assert sysfs.is_stacked_on(PciAddress("0000:3b:02.1")) is False
+    with pytest.raises(Gone):
+        sysfs.is_stacked_on(NONE)
+
+
 def test_drivers(tree):
     tree.add(Pf(PF, "ens1f0", num_vfs=1, vf_driver=None))
     sysfs = Sysfs(tree.root)
