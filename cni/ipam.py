@@ -21,17 +21,17 @@ _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
 
 
-class NothingGiven(CniError):
-    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved.
+class NotRun(CniError):
+    """There is no such plugin, or the kernel did not execute it: an ADD has reserved no address.
 
-    One that was killed says nothing: it may have reserved some first.
+    One that ran and failed may have reserved some first, whatever it says.
     """
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
     """Addresses for the attachment; raise CniError with the plugin's own code and words.
 
-    After any but NothingGiven it may have reserved some: one that is killed at `timeout`, say.
+    After any but NotRun it may have reserved some: one that is killed at `timeout`, say.
     """
     output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
     _check_size(plugin, len(output))
@@ -92,8 +92,7 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
         process = subprocess.Popen([executable], env=environment, process_group=0, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        raise NothingGiven(
-            Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
+        raise NotRun(Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
     with process:
         try:
             stdout, stderr = process.communicate(stdin, timeout)
@@ -122,8 +121,7 @@ def _find(plugin: str, path: str) -> Path:
         with suppress(OSError):      # a name that is longer than any file's
             if candidate.is_file():
                 return candidate
-    raise NothingGiven(Code.INVALID_CONFIG,
-                       f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
+    raise NotRun(Code.INVALID_CONFIG, f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({path or 'empty'})")
 
 
 def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:
@@ -138,7 +136,7 @@ def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: 
     except (ValueError, KeyError, TypeError):
         code, details = Code.FAILED, None
         message = (stderr or stdout).decode(errors="replace").strip()[-500:] or f"exit status {status}"
-    error = NothingGiven(code, f"IPAM plugin {plugin}: {command} failed: {message}")
+    error = CniError(code, f"IPAM plugin {plugin}: {command} failed: {message}")
     if details:
         error.add_note(str(details))
     return error
