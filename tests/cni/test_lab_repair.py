@@ -325,10 +325,10 @@ def test_records_of_an_earlier_boot(start, home, vfs: Vfs, tmp_path: Path) -> No
         cni.add(conf, "c1", pod)
         (path,), (name,) = agent.records(), reserved(tmp_path / "ipam")
         address = tmp_path / "ipam/net" / name
-        record, taken = json.loads(path.read_text()), address.read_text()
+        record, taken = json.loads(path.read_text()), address.read_bytes()
         cni.delete(conf, "c1", pod)
     agent.stop()
-    address.write_text(taken)
+    address.write_bytes(taken)
     path.write_text(json.dumps({**record, "boot_id": "another"}))
     agent, _ = start()
     assert agent.records() == []
