@@ -31,7 +31,7 @@ from cni.detach import Detacher
 from cni.gc import collect_garbage
 from cni.home import describe_home
 from cni.invocation import Invocation
-from cni.ipam import NothingGiven, ipam_add, remember_ipam
+from cni.ipam import Declined, NotRun, ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
 from cni.locks import Busy
 from cni.netconf import NetConf, parse_netconf
@@ -177,7 +177,8 @@ class Attachments:
                 return
             if not self._custody.settle(left, deadline):
                 raise Refused(f"the container has VF {record.vf} as {record.owner.ifname} already",
-                              hint="DEL comes before the next ADD of an interface")
+                              hint=str(self._custody.find_loss(left)
+                                       or "DEL comes before the next ADD of an interface"))
 
     def _attach(self, call: Invocation, conf: NetConf, previous: Mapping[str, Any] | None, host: Links,
                 pod_links: Links) -> Mapping[str, Any]:
@@ -236,13 +237,18 @@ class Attachments:
         until = call.deadline + UNDO_BUDGET
 
         def free() -> None:
-            self._detacher.free(conf.ipam, call.request, max(until - time.monotonic(), 1.0))
+            if isinstance(error, NotRun):
+                return
+            try:
+                self._detacher.free(conf.ipam, call.request, max(until - time.monotonic(), 1.0))
+            except Declined as refusal:
+                if not isinstance(error, Declined):
+                    raise
+                log.info("no address is owed: %s", refusal)
 
-        # The specification asks for a DEL after an IPAM plugin's failed ADD; if that fails too, nothing is owed.
-        kept = partial(_try, free, error, level=logging.INFO) if isinstance(error, NothingGiven) else free
         patience = min(time.monotonic() + HANDED_BACK, until)
         # No time to have the netdev made anew: repair will, if it must.
-        _try(partial(self._custody.release, record, call.netns_fd, patience, kept, anew=False), error)
+        _try(partial(self._custody.release, record, call.netns_fd, patience, free, anew=False), error)
 
     def _new_record(self, vf: Vf, home: HomeLink | None, settings: VfSettings, conf: NetConf, request: Request,
                     pod: Pod) -> Record:
@@ -277,14 +283,10 @@ def _interface(request: Request, conf: NetConf, vf: Vf, inside: Link | None, mtu
                      sandbox=request.netns, pci=vf.address)
 
 
-def _try(step: Callable[[], None], error: BaseException, *, level: int = logging.ERROR) -> None:
-    """A step of an undo: one that fails does not keep the others from being done, nor hides `error`.
-
-    It is told with `error` where it is an ERROR.
-    """
+def _try(undo: Callable[[], None], error: BaseException) -> None:
+    """What fails of an undo is told with `error`, and does not hide it."""
     try:
-        step()
+        undo()
     except Exception as failure:
-        log.log(level, "undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
-        if level == logging.ERROR:
-            error.add_note(f"undo failed: {failure}")
+        log.error("undo failed: %s", failure, exc_info=None if isinstance(failure, SriovError) else failure)
+        error.add_note(f"undo failed: {failure}")

@@ -17,7 +17,7 @@ from cni.locks import Busy, KeyedLocks
 from cni.marks import Marks
 from cni.netconf import asks_inside
 from cni.netns import Sight, find_place, is_netns, links_in, look_at, open_netns
-from cni.record import Owner, Phase, Record
+from cni.record import Delegation, Owner, Phase, Record
 from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
 from sriov.errors import Gone, HostError, Refused, SriovError
@@ -200,13 +200,17 @@ class Custody:
         """Do the IPAM DEL that the attachment owes, if it does. The caller holds the attachment's lock."""
         owed = self._store.find_owed(attachment)
         if owed is not None and owed.ipam is not None:
-            with self._kernel.calls.aside():
-                ipam_release(owed.ipam, timeout)
+            self.give_back(owed.ipam, timeout)
             self._store.forget_owed(attachment)
             self._kernel.trace("paid")
             what = f"the addresses of {owed.owner}: given back by {owed.ipam.plugin}"
             self._tally.add_paid(what)
             log.info("%s", what)
+
+    def give_back(self, given: Delegation, timeout: float) -> None:
+        """Do the IPAM DEL of an ADD by what that asked; another call has this one's place meanwhile."""
+        with self.aside():
+            ipam_release(given, timeout)
 
     def came_home(self, vf: PciAddress) -> Link | None:
         """The VF's netdev as this process last brought it home."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.invocation import Invocation
-from cni.ipam import ipam_delete, ipam_release, remember_ipam
+from cni.ipam import Declined, NotRun, ipam_delete, remember_ipam
 from cni.leftover import Leftover
 from cni.netconf import find_ipam
 from cni.protocol import Request, describe_call, find_pod
@@ -36,7 +37,11 @@ class Detacher:
         self.forerunner = forerunner
 
     def delete(self, call: Invocation) -> None:
-        """Only the attachment's own VF is touched; the addresses are given back, whatever else is missing."""
+        """Only the attachment's own VF is touched; the addresses are given back, whatever else is missing.
+
+        An IPAM plugin that fails fails this, too: the runtime is to try again. One that cannot be run does not, nor
+        one that declines where it is not known to have given any.
+        """
         request = call.request
         ipam = find_ipam(request.config)
 
@@ -55,22 +60,12 @@ class Detacher:
             except SriovError as unpaid:
                 error.add_note(str(unpaid))
             raise
-        if record is not None:
-            with self._custody.hold(record.vf, call.deadline):
-                # While this waited, a repair or the VF's next ADD may have brought it home.
-                left = self._store.find(record.vf)
-                if left is not None and left.attachment == record.attachment:
-                    self._release(*self._set_apart(left, free, request), call.netns_fd)
-                    return
-        try:
-            free()
-        except SriovError as error:
-            # Nothing of ours is there, nor was: a record comes before the IPAM plugin's ADD. A network whose plugin
-            # is not to be had would keep its pods from ever ending.
-            if record is not None or self._store.find_owed(request.attachment) is not None:
-                raise
-            log.warning("%s: it is unknown here, and its addresses, if there are any, could not be given back: %s",
-                        describe_call(request.environment), error)
+        known = record is not None or self._store.find_owed(request.attachment) is not None
+        with _bearing(NotRun if known else Declined, request):
+            if record is None or not self._end_known(record, free, call):
+                free()
+        with _bearing(NotRun, request):
+            self._pay_by_record(call)
 
     def drop(self, record: Record, call: Invocation) -> None:
         """End an attachment without its DEL, unless something else was done about it since `record` was read."""
@@ -91,7 +86,7 @@ class Detacher:
             record = self._adopt(leftover, call, patience)
             given = _remember_ipam(leftover, call.request)
             if record is None and given is not None:
-                ipam_release(given, call.timeout)
+                self._custody.give_back(given, call.timeout)
         if record is not None:
             self.drop(record, call)
 
@@ -139,11 +134,28 @@ class Detacher:
                 ipam_delete(ipam, request, timeout)
             owed = self._store.find_owed(request.attachment)
             if owed is not None and owed.ipam is not None and _asks_the_same(owed.ipam, request):
-                self._store.forget_owed(request.attachment)      # another one's is done by repair
+                self._store.forget_owed(request.attachment)
+
+    def _end_known(self, record: Record, free: Callable[[], None], call: Invocation) -> bool:
+        """Whether the VF was still the attachment's: a repair or the VF's next ADD may have brought it home."""
+        with self._custody.hold(record.vf, call.deadline):
+            left = self._store.find(record.vf)
+            if left is None or left.attachment != record.attachment:
+                return False
+            self._release(*self._set_apart(left, free, call.request), call.netns_fd)
+            return True
+
+    def _pay_by_record(self, call: Invocation) -> None:
+        """Pay what the attachment owes of this network, where the request's own IPAM DEL was not about that."""
+        request = call.request
+        owed = self._store.find_owed(request.attachment)
+        if (owed is not None and owed.ipam is not None and owed.owner.network == request.network
+                and not _asks_the_same(owed.ipam, request)):
+            self._custody.pay(request.attachment, call.timeout)
 
     def _set_apart(self, record: Record, free: Callable[[], None], request: Request,
                    ) -> tuple[Record, Callable[[], None]]:
-        """The record, and what gives its addresses back: where the network was changed since ADD, repair does."""
+        """The record, and what gives its addresses back; they are owed where the network was changed since ADD."""
         if record.ipam is None or _asks_the_same(record.ipam, request):
             return record, free
         try:
@@ -160,8 +172,7 @@ class Detacher:
     def _free_own(self, record: Record, call: Invocation) -> None:
         """Give the record's addresses back by what its ADD asked."""
         if record.ipam is not None:
-            with self._custody.aside():
-                ipam_release(record.ipam, call.timeout)
+            self._custody.give_back(record.ipam, call.timeout)
 
     def _take_over(self, call: Invocation) -> Record | None:
         leftover = self.forerunner.find(call.request.attachment, call.netns_fd)
@@ -169,6 +180,19 @@ class Detacher:
 
     def _release(self, record: Record, free: Callable[[], None], netns_fd: int | None) -> None:
         self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
+
+
+@contextmanager
+def _bearing(kind: type[Declined], request: Request) -> Iterator[None]:
+    """Only log what would keep the network's pods from ever ending.
+
+    What is known to be owed stays so, for repair.
+    """
+    try:
+        yield
+    except kind as error:
+        log.warning("%s: its addresses, if there are any, are not given back: %s",
+                    describe_call(request.environment), error)
 
 
 def _patience(call: Invocation) -> float:

@@ -21,17 +21,22 @@ _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
 
 
-class NothingGiven(CniError):
-    """The plugin says that it failed, or did not run: where this was an ADD, no address is reserved.
+class Declined(CniError):
+    """The plugin itself says that it failed, and not that it may succeed another time.
 
-    One that was killed says nothing: it may have reserved some first.
+    A network that is configured wrongly has both its ADD and its DEL declined, for ever. Of all other ends (killed,
+    a panic, no answer in time) nobody knows what the plugin had reserved by then.
     """
+
+
+class NotRun(Declined):
+    """There is no such plugin, or the kernel did not execute it: an ADD has reserved no address."""
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
     """Addresses for the attachment; raise CniError with the plugin's own code and words.
 
-    After any but NothingGiven it may have reserved some: one that is killed at `timeout`, say.
+    After any but NotRun it may have reserved some: one that is killed at `timeout`, say.
     """
     output = _run(plugin, Command.ADD, request.environment, request.stdin, timeout)
     _check_size(plugin, len(output))
@@ -92,8 +97,7 @@ def _run(plugin: str, command: Command, environment: Mapping[str, str], stdin: b
         process = subprocess.Popen([executable], env=environment, process_group=0, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        raise NothingGiven(
-            Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
+        raise NotRun(Code.FAILED, f"IPAM plugin {plugin}: cannot run {executable}: {error.strerror}") from None
     with process:
         try:
             stdout, stderr = process.communicate(stdin, timeout)
@@ -124,7 +128,7 @@ def _find(plugin: str, path: str) -> Path:
             if candidate.is_file():
                 return candidate
     searched = ", ".join(folder if Path(folder).is_dir() else f"{folder}, which is not here" for folder in folders)
-    raise NothingGiven(
+    raise NotRun(
         Code.INVALID_CONFIG, f"ipam.type: there is no plugin {plugin!r} in CNI_PATH ({searched or 'empty'})",
         hint="install it on the node; where it is there already, this agent does not see it: mount that folder "
              "into its container under the same path")
@@ -139,10 +143,11 @@ def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: 
         details = document.get("details")
         if type(code) is not int or not 0 < code < 2**32:      # libcni reads no error with such a code
             raise ValueError(code)
+        kind = CniError if code == Code.TRY_AGAIN_LATER else Declined
     except (ValueError, KeyError, TypeError):
-        code, details = Code.FAILED, None
+        kind, code, details = CniError, Code.FAILED, None
         message = (stderr or stdout).decode(errors="replace").strip()[-500:] or f"exit status {status}"
-    error = NothingGiven(code, f"IPAM plugin {plugin}: {command} failed: {message}")
+    error = kind(code, f"IPAM plugin {plugin}: {command} failed: {message}")
     if details:
         error.add_note(str(details))
     return error

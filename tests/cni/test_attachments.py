@@ -10,6 +10,7 @@ import pytest
 
 from cni.allocation import check_allocation
 from cni.attach import Attachments
+from cni.custody import Loss
 from cni.invocation import Invocation
 from cni.netns import netns_cookie
 from cni.protocol import PodRef
@@ -17,7 +18,7 @@ from cni.queue import FairQueue
 from cni.record import Phase, Wanted
 from sriov.errors import Refused, SriovError
 from sriov.model import VfSettings
-from tests.cni.test_ipam import NOW, opened
+from tests.cni.test_ipam import NOW, kernel, opened
 from tests.cni.test_protocol import request
 from tests.cni.test_record import record
 
@@ -170,6 +171,18 @@ def test_another_namespace_with_the_same_container_and_interface_needs_a_del_fir
     """The record's does not open here, so it may live; this call's is another one."""
     store.write(attached(owner={"netns": "/run/netns/x", "cookie": 1}))
     assert failure(Attachments(NOW, store)) == f"the container has VF {VF} as net1 already"
+
+
+def test_something_else_while_the_namespace_is_dead_but_held(store, tmp_path):
+    """A DEL would not help: the kernel hands the VF back once nothing holds that open."""
+    here = kernel(NOW.boot_id, driver="igbvf")
+    gone = {"netns": str(tmp_path / "gone"), "file_system": tmp_path.stat().st_dev}
+    made = attached(owner=gone)
+    store.write(made)
+    with pytest.raises(Refused) as caught:
+        add(Attachments(here, store), vlan=6)
+    assert (caught.value.message, caught.value.hint) == (f"the container has VF {VF} as net1 already", Loss.HELD)
+    assert list(store) == [made]
 
 
 @pytest.mark.parametrize("changes", [{"result": None, "phase": Phase.ATTACHING}, {"boot_id": "earlier"}], ids=str)

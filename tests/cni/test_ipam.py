@@ -21,7 +21,7 @@ from cni import repair
 from cni.attach import Attachments
 from cni.custody import Custody, Loss
 from cni.invocation import Invocation
-from cni.ipam import NothingGiven, ipam_add, ipam_delete, ipam_forward, ipam_release, remember_ipam
+from cni.ipam import Declined, NotRun, ipam_add, ipam_delete, ipam_forward, ipam_release, remember_ipam
 from cni.kernel import Kernel
 from cni.netconf import NetConf
 from cni.protocol import CniError, Code, Command
@@ -162,20 +162,26 @@ def test_timeout_ends_the_plugins_children_too(plugin, request_of, tmp_path):
     ("print('no JSON')", True),
     ("import os\nos.kill(os.getpid(), 9)", True),              # by the kernel, say, that is out of memory
     ("import os\nos.kill(os.getpid(), 34)", True),
-    ("import sys\nsys.exit(1)", False),
+    ("import sys\nsys.exit(2)", True),                         # as a Go program that panics
+    (say({"code": 11, "msg": "context deadline exceeded"}, 1), True),
+    (say({"code": 999, "msg": "no such range"}, 1), False),
+    (None, False),
 ])
 def test_whether_an_add_that_failed_may_have_reserved_an_address(plugin, request_of, body, given):
-    plugin(body)
+    if body is None:
+        plugin("", mode=0o644)
+    else:
+        plugin(body)
     with pytest.raises(CniError) as caught:
         ipam_add("fake", request_of(), 1.0)
-    assert isinstance(caught.value, NothingGiven) is not given
-    with pytest.raises(NothingGiven):
+    assert isinstance(caught.value, Declined) is not given
+    with pytest.raises(NotRun):
         ipam_add("missing", request_of(), 1.0)
 
 
 @pytest.mark.parametrize(("error", "owed"), [
     (CniError(Code.TRY_AGAIN_LATER, "no answer"), 1), (OSError(28, "disk full"), 1),
-    (NothingGiven(Code.FAILED, "no address left"), 0)])
+    (CniError(Code.FAILED, "no address left"), 1), (NotRun(Code.FAILED, "there is no plugin"), 0)])
 def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, request_of, error, owed):
     counted(status=1)
     with opened(tmp_path / "state") as store:
@@ -185,17 +191,75 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
         Attachments(NOW, store)._undo(call, conf, lost(), error)
         assert (list(store), len(store.owed)) == ([], owed)
         notes = "".join(getattr(error, "__notes__", ()))
-        # Where nothing is owed it would only say once more what `error` says.
         assert ("undo failed: IPAM plugin fake: DEL failed" in notes) is bool(owed)
     with opened(tmp_path / "state") as store:      # on disk, for an agent that starts anew
         assert [left.attachment for left in store.owed] == owed * [("c1", "net1")]
+
+
+def test_a_network_whose_plugin_declines_all_keeps_no_pod_from_ending(tmp_path, plugin, lost, request_of, caplog):
+    plugin(say({"code": 999, "msg": "no such range"}, 1))
+    delete = call(request_of(Command.DEL), ipam={"type": "fake"})
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        attachments = Attachments(NOW, store)
+        with pytest.raises(Declined) as caught:
+            ipam_add("fake", request_of(), 10)
+        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), conf, lost(), caught.value)
+        assert (list(store), store.owed) == ([], [])
+        attachments.handle(delete)
+        assert "its addresses, if there are any, are not given back: IPAM plugin fake: DEL failed" in caplog.text
+        store.owe(lost())                                      # but what it did give it has to take back
+        with pytest.raises(Declined, match="no such range"):
+            attachments.handle(delete)
+        assert len(store.owed) == 1
+
+
+RESERVES_AND_FAILS = """
+import os, signal, sys
+lease, works = {lease!r}, {works!r}
+if os.environ["CNI_COMMAND"] == "DEL" and os.path.exists(works):
+    os.unlink(lease)
+    sys.exit()
+if os.environ["CNI_COMMAND"] == "ADD":
+    open(lease, "w").close()
+{failure}
+"""
+
+
+@pytest.mark.parametrize("end", ["DEL", "DEL by a changed network", "repair"])
+@pytest.mark.parametrize("failure", [
+    "sys.exit('panic: runtime error')", "os.kill(os.getpid(), signal.SIGKILL)",
+    say({"code": 11, "msg": "context deadline exceeded"}, 1)], ids=["panic", "killed", "error"])
+def test_what_a_failed_add_reserved_is_given_back_in_the_end(tmp_path, plugin, lost, request_of, failure, end):
+    lease, works = tmp_path / "lease", tmp_path / "works"
+    plugin(RESERVES_AND_FAILS.format(lease=str(lease), works=str(works), failure=failure))
+    config = {"ipam": {"type": "fake"}} if end == "DEL" else {}
+    delete = call(request_of(Command.DEL), **config)
+    with opened(tmp_path / "state") as store:
+        store.write(lost())
+        attachments = Attachments(NOW, store)
+        with pytest.raises(CniError) as caught:
+            ipam_add("fake", request_of(), 10)
+        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), conf, lost(), caught.value)
+        assert (list(store), store.owed, lease.exists()) == ([], [lost().detaching()], True)
+        for _ in range(2):
+            with pytest.raises(CniError, match="IPAM plugin fake: DEL"):
+                attachments.handle(delete)
+        works.touch()
+        if end == "repair":
+            attachments.repair.reconcile()
+        else:
+            attachments.handle(delete)
+        assert (store.owed, lease.exists()) == ([], False)
 
 
 @pytest.mark.parametrize(("path", "searched"), [
     ("", "empty"), (":", "empty"), ("/nowhere:/usr", "/nowhere, which is not here, /usr")])
 def test_missing_plugin(request_of, path, searched):
     """Of the node's folders an agent in a container sees those that are mounted."""
-    with pytest.raises(NothingGiven) as caught:
+    with pytest.raises(NotRun) as caught:
         ipam_add("fake", request_of(CNI_PATH=path), 10)
     assert (caught.value.code, caught.value.message) == (
         7, f"ipam.type: there is no plugin 'fake' in CNI_PATH ({searched})")
@@ -356,23 +420,49 @@ def call(request, **config):
     return Invocation(request=request, netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 10)
 
 
-@pytest.mark.parametrize("ipam", [{}, {"ipam": {"type": "other"}}], ids=["none", "another"])
-def test_a_del_by_a_changed_configuration_still_owes_what_the_add_got(tmp_path, plugin, lost, request_of, ipam):
+CHANGED = pytest.mark.parametrize("ipam", [
+    {}, {"ipam": {"type": "other"}}, {"ipam": {"type": "absent"}}, {"ipam": {"type": "other", "dataDir": "/x"}}],
+    ids=["none", "another", "absent", "range"])
+
+
+@CHANGED
+def test_a_del_by_a_changed_configuration_gives_back_what_the_add_got(tmp_path, counted, plugin, done, lost,
+                                                                      request_of, ipam):
     plugin("", name="other")
+    delete = call(request_of(Command.DEL), **ipam)
     with opened(tmp_path / "state") as store:
         store.write(lost())
-        Attachments(NOW, store).handle(call(request_of(Command.DEL), **ipam))
-        assert (list(store), store.owed) == ([], [lost()])
+        attachments = Attachments(NOW, store)
+        counted(status=1)
+        for _ in range(2):      # of the VF, and of what is still owed once that is home
+            with pytest.raises(CniError, match="IPAM plugin fake: DEL failed"):
+                attachments.handle(delete)
+            assert (list(store), store.owed) == ([], [lost()])
+        counted()
+        attachments.handle(delete)
+        assert (done(), store.owed) == (["c1"], [])
 
 
-@pytest.mark.parametrize("config", [{"name": "other", "ipam": {"type": "fake"}},
-                                    {"ipam": {"type": "fake", "dataDir": "/elsewhere"}}], ids=["network", "range"])
-def test_what_another_network_gives_back_is_not_what_is_owed(tmp_path, counted, done, lost, request_of, config):
+def test_nothing_is_given_back_twice(tmp_path, counted, done, lost, request_of):
+    counted()
+    delete = call(request_of(Command.DEL), ipam={"type": "fake"})
+    with opened(tmp_path / "state") as store:
+        attachments = Attachments(NOW, store)
+        store.write(lost())
+        attachments.handle(delete)
+        assert done() == ["c1"]
+        store.owe(lost())
+        store.delete(lost().without_ipam())
+        attachments.handle(delete)
+        assert (done(), store.owed) == (["c1", "c1"], [])
+
+
+def test_what_another_network_gives_back_is_not_what_is_owed(tmp_path, counted, done, lost, request_of):
     counted()
     with opened(tmp_path / "state") as store:
         store.owe(lost())
-        delete = dataclasses.replace(request_of(Command.DEL), network=config.get("name", "net"))
-        Attachments(NOW, store).handle(call(delete, **config))
+        delete = dataclasses.replace(request_of(Command.DEL), network="other")
+        Attachments(NOW, store).handle(call(delete, name="other", ipam={"type": "fake"}))
         assert (done(), store.owed) == (["c1"], [lost()])
 
 
@@ -396,7 +486,7 @@ def test_on_a_full_disk_a_vf_comes_home_all_the_same(tmp_path, counted, lost, re
         assert (brought, list(store)) == ([VF, VF], [here])
 
 
-def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, plugin, done, lost, request_of):
+def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, done, lost, request_of):
     delete = request_of(Command.DEL)
     with opened(tmp_path / "state") as store:
         store.write(lost())
@@ -407,10 +497,6 @@ def test_a_del_that_fails_owes_and_the_next_one_pays(tmp_path, counted, plugin, 
                 attachments.handle(call(delete, ipam={"type": "fake"}))
             assert (list(store), store.owed) == ([], [lost().detaching()])
         counted()
-        attachments.handle(call(delete))                        # its configuration names no IPAM any more
-        plugin("", name="other")
-        attachments.handle(call(delete, ipam={"type": "other"}))
-        assert (done(), store.owed) == ([], [lost().detaching()])
         attachments.handle(call(delete, ipam={"type": "fake"}))
         assert (done(), store.owed) == (["c1"], [])
 
@@ -481,12 +567,29 @@ def test_a_plugin_of_before_status_and_gc_has_nothing_to_say(plugin, request_of,
         assert refusal(ipam_forward, "fake", request_of(command), 10)[0] == code
 
 
-def test_a_del_of_what_is_unknown_is_done_whatever_its_plugin_says(tmp_path, request_of, lost, caplog):
-    unknown = call(request_of(Command.DEL), ipam={"type": "missing"})
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_del_of_what_is_unknown_is_done_when_its_plugin_says_so(tmp_path, counted, request_of, status):
+    counted(status=status)
+    unknown = call(request_of(Command.DEL), ipam={"type": "fake"})
     with opened(tmp_path / "state") as store:
-        assert Attachments(NOW, store).handle(unknown) is None
-        assert "it is unknown here" in caplog.text
-        store.owe(lost())
-        with pytest.raises(CniError, match="there is no plugin 'missing'"):
-            Attachments(NOW, store).handle(unknown)
-        assert len(store.owed) == 1
+        if status == 0:
+            assert Attachments(NOW, store).handle(unknown) is None
+        else:
+            with pytest.raises(CniError, match="IPAM plugin fake: DEL failed: exit status 1"):
+                Attachments(NOW, store).handle(unknown)
+
+
+@pytest.mark.parametrize("here", ["nothing", "record", "debt"])
+@CHANGED
+def test_a_pod_whose_plugin_was_uninstalled_ends_and_owes(tmp_path, plugin, lost, request_of, caplog, here, ipam):
+    plugin("", name="other")
+    asked = ipam if here != "nothing" else {"ipam": {"type": "fake"}}
+    with opened(tmp_path / "state") as store:
+        if here == "record":
+            store.write(lost())
+        elif here == "debt":
+            store.owe(lost())
+            store.delete(lost().without_ipam())
+        Attachments(NOW, store).handle(call(request_of(Command.DEL), **asked))
+        assert "not given back: ipam.type: there is no plugin 'fake'" in caplog.text
+        assert (list(store), len(store.owed)) == ([], here != "nothing")

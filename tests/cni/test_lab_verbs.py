@@ -239,6 +239,39 @@ def test_an_ipam_plugin_that_asks_through_the_interface(agent: Agent, vfs: Vfs, 
     assert not agent.records()
 
 
+RESERVES_AND_FAILS = """#!/bin/sh
+cat >/dev/null
+[ $CNI_COMMAND = ADD ] && touch {folder}/lease
+[ $CNI_COMMAND = DEL -a -e {folder}/works ] && exec rm -f {folder}/lease
+echo "panic: runtime error" >&2
+exit 2
+"""
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_ipam_plugin_that_reserves_and_fails(agent: Agent, vfs: Vfs, tmp_path: Path) -> None:
+    plugin, lease = tmp_path / "bin/plugin", tmp_path / "lease"
+    plugin.parent.mkdir()
+    plugin.write_text(RESERVES_AND_FAILS.format(folder=tmp_path))
+    plugin.chmod(0o755)
+    cni = Cni(agent.socket, path=str(plugin.parent))
+    conf = config(vfs[0].address, vlan=5, ipam={"type": "plugin"})
+
+    def owed() -> list[Path]:
+        return list((agent.state / "ipam").glob("*.json"))
+
+    with netns() as pod:
+        with pytest.raises(CniFailed, match="IPAM plugin plugin: ADD failed: panic: runtime error"):
+            cni.add(conf, "c1", pod)
+        for changed in (conf, config(vfs[0].address, vlan=5)):
+            with pytest.raises(CniFailed, match="IPAM plugin plugin: DEL failed: panic: runtime error"):
+                cni.delete(changed, "c1", pod)
+        assert (vlan(vfs[0]), agent.records(), len(owed()), lease.exists()) == ([{}], [], 1, True)
+        (tmp_path / "works").touch()
+        cni.delete(conf, "c1", pod)
+        assert (owed(), lease.exists()) == ([], False)
+
+
 def test_status(cni: Cni, vfs: Vfs) -> None:
     conf = config("", cniVersion="1.1.0")
     pf = node.pfs()[0]
