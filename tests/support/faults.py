@@ -119,7 +119,7 @@ def injected() -> Iterator[Faults]:
         wrap(cni.store._Folder, "write", lambda folder, record: f"write {folder._path.name}: {record.phase}")
         wrap(cni.store._Folder, "delete", lambda folder, _record: f"delete {folder._path.name}")
         wrap(cni.ipam, "_run", lambda plugin, command, *_: f"{plugin} {command}")
-        wrap(cni.away, "set_up_interface", lambda *_, ipv6: f"set up the interface{' with IPv6' if ipv6 else ''}")
+        wrap(cni.away, "set_up_interface", lambda *_: "set up the interface")
         # In a thread of its own, after all: its reads would be counted, and it holds the namespace.
         patch.setattr(cni.attach, "start_announcing", lambda *_: None)
         yield faults
