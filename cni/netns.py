@@ -113,9 +113,9 @@ def set_up_interface(fd: int, ifname: str, *, ipv6: bool) -> None:
             if ipv6:
                 for name in ("lo", ifname):
                     _write_sysctl(proc, f"ipv6/conf/{name}/disable_ipv6", "0")
+            # Not IPv6's ndisc_notify: a NIC may hand the advertisement back to its VF, and DAD that is not over
+            # takes that for another host that has the address.
             wanted = [f"ipv4/conf/{ifname}/arp_notify"]
-            if ipv6 or _has_ipv6(proc, ifname):
-                wanted.append(f"ipv6/conf/{ifname}/ndisc_notify")
             if ipv6:
                 wanted += [f"ipv6/conf/{ifname}/{key}" for key in ("keep_addr_on_down", "optimistic_dad")]
             for sysctl in wanted:
@@ -145,18 +145,6 @@ def _open_proc() -> int:
         return _open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     finally:
         os.close(made)
-
-
-def _has_ipv6(proc: int, ifname: str) -> bool:
-    """Whether an interface may have IPv6 addresses; not where the kernel has no IPv6."""
-    try:
-        sysctl = os.open(f"sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-        try:
-            return os.read(sysctl, 16).strip() == b"0"
-        finally:
-            os.close(sysctl)
-    except OSError:
-        return False
 
 
 def _write_sysctl(proc: int, path: str, value: str) -> None:

@@ -171,24 +171,24 @@ def test_ipv6_is_set_up_where_the_namespace_was_made_without(pod):
         set_up_interface(pod.fd, "gone", ipv6=True)
 
 
-@pytest.mark.parametrize(("disabled", "expected"), [("0", ["1", "1"]), ("1", ["1", "0"])], ids=["", "without IPv6"])
-def test_an_interface_tells_of_itself_for_as_long_as_it_is_in_the_pod(host, pod, disabled, expected, caplog):
-    """Whoever gives it addresses: each move between namespaces makes the sysctls anew."""
-    sysctls = [Path(f"/proc/sys/net/{key}") for key in (
-        "ipv4/conf/net1/arp_notify", "ipv6/conf/net1/ndisc_notify", "ipv6/conf/net1/disable_ipv6")]
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_an_interface_tells_of_itself_for_as_long_as_it_is_in_the_pod(host, pod, ipv6, caplog):
+    """Whoever gives it addresses: each move between namespaces makes the sysctls anew.
 
+    Not by IPv6, while DAD may be under way: a NIC that hands the VF its own advertisement would end it.
+    """
     def read():
-        return [sysctl.read_text().strip() for sysctl in sysctls]
+        return [Path(f"/proc/sys/net/{key}").read_text().strip()
+                for key in ("ipv4/conf/net1/arp_notify", "ipv6/conf/net1/ndisc_notify")]
 
     host.add_veth("net1", "peer")
     index = host.links.find("net1").index
     at_home = call_in(host.fd, read)
     host.links.change(index, "move", netns_fd=pod.fd)
-    call_in(pod.fd, lambda: sysctls[2].write_text(disabled))
-    set_up_interface(pod.fd, "net1", ipv6=False)
-    assert call_in(pod.fd, read) == [*expected, disabled]
+    set_up_interface(pod.fd, "net1", ipv6=ipv6)
+    assert call_in(pod.fd, read) == ["1", "0"]
     pod.links.change(pod.links.find("net1").index, "move", netns_fd=host.fd)
-    assert call_in(host.fd, read) == at_home == ["0", "0", "0"]
+    assert call_in(host.fd, read) == at_home == ["0", "0"]
     assert caplog.text == ""
 
 
