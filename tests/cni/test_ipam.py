@@ -187,8 +187,7 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
     with opened(tmp_path / "state") as store:
         store.write(lost())
         call = Invocation(request=request_of(), netns_fd=None, gone=lambda: False, deadline=time.monotonic() + 9)
-        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
-        Attachments(NOW, store)._undo(call, conf, lost(), error)
+        Attachments(NOW, store)._undo(call, CONF, lost(), error)
         assert (list(store), len(store.owed)) == ([], owed)
         notes = "".join(getattr(error, "__notes__", ()))
         assert ("undo failed: IPAM plugin fake: DEL failed" in notes) is bool(owed)
@@ -204,8 +203,7 @@ def test_a_network_whose_plugin_declines_all_keeps_no_pod_from_ending(tmp_path, 
         attachments = Attachments(NOW, store)
         with pytest.raises(Declined) as caught:
             ipam_add("fake", request_of(), 10)
-        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
-        attachments._undo(call(request_of(), ipam={"type": "fake"}), conf, lost(), caught.value)
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, lost(), caught.value)
         assert (list(store), store.owed) == ([], [])
         attachments.handle(delete)
         assert "its addresses, if there are any, are not given back: IPAM plugin fake: DEL failed" in caplog.text
@@ -241,8 +239,7 @@ def test_what_a_failed_add_reserved_is_given_back_in_the_end(tmp_path, plugin, l
         attachments = Attachments(NOW, store)
         with pytest.raises(CniError) as caught:
             ipam_add("fake", request_of(), 10)
-        conf = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
-        attachments._undo(call(request_of(), ipam={"type": "fake"}), conf, lost(), caught.value)
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, lost(), caught.value)
         assert (list(store), store.owed, lease.exists()) == ([], [lost().detaching()], True)
         for _ in range(2):
             with pytest.raises(CniError, match="IPAM plugin fake: DEL"):
@@ -320,6 +317,7 @@ def kernel(boot_id="b", driver=None):
 
 NOW = kernel("this boot")
 VF = record().vf
+CONF = NetConf(network="net", device=VF, settings=VfSettings(), mtu=None, ipam="fake")
 
 
 @contextmanager
