@@ -141,10 +141,14 @@ class _Reader(Values):
         return found.pop() if len(found) == 1 else None
 
     def mac(self, runtime: Values, meta: Values, args: Values) -> MacAddress | None:
-        for where, key in ((runtime, "mac"), (meta, "mac"), (args, "MAC"), (self, "mac")):
-            if where.given(key):
-                return where.text(key, MacAddress.parse_unicast)
-        return None
+        given = [(where, key) for where, key in ((runtime, "mac"), (meta, "mac"), (args, "MAC"), (self, "mac"))
+                 if where.given(key)]
+        for where, key in given[1:]:
+            try:
+                MacAddress.parse_unicast(str(where.document[key]))
+            except InputError as error:       # it counts for pods that ask for none
+                self._odd(where, key, error.message)
+        return given[0][0].text(given[0][1], MacAddress.parse_unicast) if given else None
 
     def mtu(self) -> int | None:
         if self.document.get("mtu") == 0 and not is_ours(self.document):

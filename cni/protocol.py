@@ -102,6 +102,8 @@ def show(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, str) and len(value) > _SHOWN_VALUE:
         return f"{value[:_SHOWN_VALUE]!r}..."
     return _shorten(repr(value), _SHOWN_VALUE + 2)

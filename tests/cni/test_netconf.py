@@ -77,7 +77,7 @@ def test_numbers(key, low, high):
         parse(**{key: value, **rest})
     wrongs: tuple[tuple[object, object], ...] = (
         (low - 1, low - 1), (high + 1, high + 1), (10**4000, "1" + "0" * 101 + "..."), ("5", "'5'"), (5.0, "5.0"),
-        (True, "True"), ([], "a list"), ({}, "an object"), ("", "''"))
+        (True, "true"), ([], "a list"), ({}, "an object"), ("", "''"))
     for wrong, shown in wrongs:
         assert problems(**{key: wrong, **rest}) == [f"{key}: expected a number from {low} to {high}, got {shown}"]
 
@@ -115,9 +115,19 @@ def test_a_bad_mac_is_named_by_its_source_and_not_passed_over():
     assert problems({"MAC": B}, runtimeConfig={"mac": "x"}) == [
         "runtimeConfig.mac: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
     assert problems(args={"cni": {"mac": 5}}, mac=C) == ["args.cni.mac: expected text, got 5"]
+    assert problems(mac=True) == ["mac: expected text, got true"]
     assert problems(args={"cni": []}) == ["args.cni: expected an object, got a list"]
     assert problems({"MAC": "x"}, mac=C) == [
         "CNI_ARGS.MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+
+
+def test_a_bad_mac_that_another_outweighs_is_odd_in_others_nads():
+    said = "mac: expected a MAC address like 02:00:00:00:00:01, got 'x'"
+    assert problems(runtimeConfig={"mac": A}, mac="x") == [said]
+    others = parse(type="sriov", runtimeConfig={"mac": A}, mac="x")
+    assert (others.mac, others.warnings) == (A, (said,))
+    assert problems(runtimeConfig={"mac": A}, args={"cni": {"mac": 5}}) == [
+        "args.cni.mac: expected a MAC address like 02:00:00:00:00:01, got '5'"]
 
 
 def test_other_args_are_for_others():

@@ -189,7 +189,7 @@ def test_no_version_is_the_oldest(config):
 
 
 @pytest.mark.parametrize(("version", "shown"), [
-    ("2.0.0", "'2.0.0'"), ("1.0", "'1.0'"), (1, "1"), (0, "0"), (False, "False"), ([], "a list"),
+    ("2.0.0", "'2.0.0'"), ("1.0", "'1.0'"), (1, "1"), (0, "0"), (False, "false"), ([], "a list"),
     (["1.0.0"], "a list"), ({}, "an object"), ("x" * 5000, f"{'x' * 100!r}...")])
 def test_version(version, shown):
     assert refusal(request, {**CONFIG, "cniVersion": version}) == (

@@ -237,7 +237,7 @@ def test_previous_result():
     (previous(dns=["x"]), ".dns: expected an object, got a list"),
     (previous(dns={"domain": "x" * 2**20}), ": expected at most 1048576 bytes, got 1048762"),
     (previous(ips=[{"interface": "0"}]), ".ips[0].interface: expected a number, got '0'"),
-    (previous(ips=[{}, {"interface": True}]), ".ips[1].interface: expected a number, got True")])
+    (previous(ips=[{}, {"interface": True}]), ".ips[1].interface: expected a number, got true")])
 def test_previous_results_that_are_none(made, problem):
     assert refusal(find_previous, {"prevResult": made}, "1.0.0") == (
         7, f"network configuration: prevResult{problem}")
