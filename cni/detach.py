@@ -14,7 +14,7 @@ from cni.invocation import Invocation
 from cni.ipam import Declined, NotRun, ipam_delete, remember_ipam
 from cni.leftover import Leftover
 from cni.netconf import find_ipam
-from cni.protocol import Request, describe_call, find_pod
+from cni.protocol import CniError, Request, describe_call, find_pod
 from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
@@ -40,7 +40,7 @@ class Detacher:
         """Only the attachment's own VF is touched; the addresses are given back, whatever else is missing.
 
         An IPAM plugin that fails fails this, too: the runtime is to try again. One that cannot be run does not, nor
-        one that declines where it is not known to have given any.
+        one that declines where no ADD is known that was answered.
         """
         request = call.request
         ipam = find_ipam(request.config)
@@ -60,11 +60,10 @@ class Detacher:
             except SriovError as unpaid:
                 error.add_note(str(unpaid))
             raise
-        known = record is not None or self._store.find_owed(request.attachment) is not None
-        with _bearing(NotRun if known else Declined, request):
+        with _bearing(record or self._store.find_owed(request.attachment), request):
             if record is None or not self._end_known(record, free, call):
                 free()
-        with _bearing(NotRun, request):
+        with _bearing(self._store.find_owed(request.attachment), request):
             self._pay_by_record(call)
 
     def drop(self, record: Record, call: Invocation) -> None:
@@ -183,14 +182,17 @@ class Detacher:
 
 
 @contextmanager
-def _bearing(kind: type[Declined], request: Request) -> Iterator[None]:
-    """Only log what would keep the network's pods from ever ending.
+def _bearing(known: Record | None, request: Request) -> Iterator[None]:
+    """Only log what would keep the network's pods from ever ending. `known` is what is known of their ADD.
 
-    What is known to be owed stays so, for repair.
+    What is owed stays so, for repair.
     """
+    borne: tuple[type[CniError], ...] = (NotRun, Declined)
+    if known is not None and not known.is_unanswered:
+        borne = (NotRun,)
     try:
         yield
-    except kind as error:
+    except borne as error:
         log.warning("%s: its addresses, if there are any, are not given back: %s",
                     describe_call(request.environment), error)
 

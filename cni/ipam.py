@@ -18,19 +18,19 @@ from cni.result import Addresses, parse_addresses
 log = logging.getLogger(__name__)
 
 _KEPT = ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
+_NOT_EXECUTED = (126, 127)    # of a dynamic loader that misses a library; and of shells
 _RESULT_LIMIT = 1 << 20    # bytes: our own result, which repeats it, has to fit through the agent's socket
 
 
 class Declined(CniError):
     """The plugin itself says that it failed, and not that it may succeed another time.
 
-    A network that is configured wrongly has both its ADD and its DEL declined, for ever. Of all other ends (killed,
-    a panic, no answer in time) nobody knows what the plugin had reserved by then.
+    Of a network that is configured wrongly it says so for ever; but plugins say no other of a server that is away.
     """
 
 
-class NotRun(Declined):
-    """There is no such plugin, or the kernel did not execute it: an ADD has reserved no address."""
+class NotRun(CniError):
+    """There is no such plugin, or it could not be executed: an ADD has reserved no address."""
 
 
 def ipam_add(plugin: str, request: Request, timeout: float) -> Addresses:
@@ -137,6 +137,7 @@ def _find(plugin: str, path: str) -> Path:
 def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: int) -> CniError:
     if status < 0:
         return CniError(Code.FAILED, f"IPAM plugin {plugin}: {command} was ended by {_signal(-status)}")
+    kind: type[CniError]
     try:
         document = parse_json(stdout)
         code, message = document["code"], str(document["msg"])
@@ -145,7 +146,7 @@ def _error(plugin: str, command: Command, stdout: bytes, stderr: bytes, status: 
             raise ValueError(code)
         kind = CniError if code == Code.TRY_AGAIN_LATER else Declined
     except (ValueError, KeyError, TypeError):
-        kind, code, details = CniError, Code.FAILED, None
+        kind, code, details = NotRun if status in _NOT_EXECUTED else CniError, Code.FAILED, None
         message = (stderr or stdout).decode(errors="replace").strip()[-500:] or f"exit status {status}"
     error = kind(code, f"IPAM plugin {plugin}: {command} failed: {message}")
     if details:

@@ -100,6 +100,11 @@ class Record:
     def attachment(self) -> tuple[str, str]:
         return self.owner.container_id, self.owner.ifname
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether its ADD did not end: nobody knows what it got."""
+        return self.phase is Phase.ATTACHING
+
     def attached(self, result: Mapping[str, Any]) -> Record:
         return dataclasses.replace(self, phase=Phase.ATTACHED, result=result)
 

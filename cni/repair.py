@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cni.custody import HANDED_BACK, Custody, Loss
+from cni.ipam import Declined
 from cni.locks import Busy
 from cni.record import Owner, Record
 from cni.store import Attachment, Store
@@ -32,6 +33,7 @@ LONGEST_REST = 60.0      # seconds to the next try where one failed again and ag
 START_BUDGET = 5.0       # seconds that an agent's start may be late for repairs; the others are done later
 VF_BUDGET = 2.0          # the same for one VF, or one IPAM DEL
 _TRIES_ANEW = 6          # from then on a VF's driver is not asked to make its netdev anew again
+TRIES_DECLINED = 12      # until no more is asked for addresses that an ADD may have got: in about ten minutes
 IPAM_BUDGET = 30.0       # seconds for an IPAM DEL that nobody waits for
 
 
@@ -203,12 +205,23 @@ class Repair:
         left: _Trouble | None = None
         try:
             with self._custody.hold_attachment(record.attachment, now):
-                self._custody.pay(record.attachment, timeout)
+                self._pay_or_give_up(record, trouble, timeout)
         except Busy:
             left = trouble
         except Exception as error:
             left = _postpone(trouble, f"the addresses of {record.owner} are still reserved", error)
         _note(self._ipam_troubles, record.attachment, left)
+
+    def _pay_or_give_up(self, record: Record, trouble: _Trouble, timeout: float) -> None:
+        """Each try of a pod whose network is wrong leaves one more debt, and nothing settles that."""
+        try:
+            self._custody.pay(record.attachment, timeout)
+        except Declined as error:
+            if not record.is_unanswered or trouble.tries < TRIES_DECLINED:
+                raise
+            self._store.forget_owed(record.attachment)
+            log.warning("%s: its ADD was never answered, and what addresses it may have got stay reserved: %s",
+                        record.owner, error)
 
     def _wait(self, record: Record, trouble: _Trouble) -> _Trouble:
         """The kernel needs a moment to take a namespace down; who holds it open may take for ever."""

@@ -7,10 +7,12 @@ import logging
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,8 @@ from cni.kernel import Kernel
 from cni.netconf import NetConf
 from cni.protocol import CniError, Code, Command
 from cni.queue import FairQueue
-from cni.repair import IPAM_BUDGET, VF_BUDGET, Repair
+from cni.record import Phase
+from cni.repair import IPAM_BUDGET, TRIES_DECLINED, VF_BUDGET, Repair
 from cni.result import Ip
 from cni.store import Store
 from sriov.errors import Gone, HostError
@@ -156,27 +159,42 @@ def test_timeout_ends_the_plugins_children_too(plugin, request_of, tmp_path):
              or Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-@pytest.mark.parametrize(("body", "given"), [
-    ("import time\ntime.sleep(60)", True),                     # killed: it may have been about to answer
-    ("print('{}')", True),
-    ("print('no JSON')", True),
-    ("import os\nos.kill(os.getpid(), 9)", True),              # by the kernel, say, that is out of memory
-    ("import os\nos.kill(os.getpid(), 34)", True),
-    ("import sys\nsys.exit(2)", True),                         # as a Go program that panics
-    (say({"code": 11, "msg": "context deadline exceeded"}, 1), True),
-    (say({"code": 999, "msg": "no such range"}, 1), False),
-    (None, False),
+@pytest.mark.parametrize(("body", "kind"), [
+    ("import time\ntime.sleep(60)", CniError),                     # killed: it may have been about to answer
+    ("print('{}')", CniError),
+    ("print('no JSON')", CniError),
+    ("import os\nos.kill(os.getpid(), 9)", CniError),              # by the kernel, say, that is out of memory
+    ("import os\nos.kill(os.getpid(), 34)", CniError),
+    ("import sys\nsys.exit(2)", CniError),                         # as a Go program that panics
+    (say({"code": 11, "msg": "context deadline exceeded"}, 1), CniError),
+    (say({"code": 999, "msg": "no such range"}, 1), Declined),
+    (say({"code": 999, "msg": "no such range"}, 127), Declined),
+    ("import sys\nsys.exit('libc.so.6: version `GLIBC_2.38 not found')", CniError),
+    ("import sys\nsys.exit(127)", NotRun),                         # as a shell
+    (None, NotRun),
 ])
-def test_whether_an_add_that_failed_may_have_reserved_an_address(plugin, request_of, body, given):
+def test_what_an_add_that_failed_may_have_reserved(plugin, request_of, body, kind):
     if body is None:
         plugin("", mode=0o644)
     else:
         plugin(body)
     with pytest.raises(CniError) as caught:
         ipam_add("fake", request_of(), 1.0)
-    assert isinstance(caught.value, Declined) is not given
-    with pytest.raises(NotRun):
-        ipam_add("missing", request_of(), 1.0)
+    assert type(caught.value) is kind
+
+
+def test_one_that_the_loader_cannot_load_has_reserved_nothing(request_of, tmp_path):
+    """The agent runs the host's plugins with the libraries of its own container."""
+    source, folder = tmp_path / "lib.c", Path(request_of().environment["CNI_PATH"].split(":")[-1])
+    folder.mkdir(exist_ok=True)
+    source.write_text("int f(void) { return 0; }\n")
+    run = partial(subprocess.run, check=True)
+    run(["gcc", "-shared", "-o", tmp_path / "libabsent.so", source])
+    source.write_text("int f(void);\nint main(void) { return f(); }\n")
+    run(["gcc", "-o", folder / "fake", source, tmp_path / "libabsent.so"])
+    (tmp_path / "libabsent.so").unlink()
+    with pytest.raises(NotRun, match=r"libabsent\.so"):
+        ipam_add("fake", request_of(), 10)
 
 
 @pytest.mark.parametrize(("error", "owed"), [
@@ -195,22 +213,54 @@ def test_an_undo_owes_what_it_could_not_give_back(tmp_path, counted, lost, reque
         assert [left.attachment for left in store.owed] == owed * [("c1", "net1")]
 
 
-def test_a_network_whose_plugin_declines_all_keeps_no_pod_from_ending(tmp_path, plugin, lost, request_of, caplog):
+def test_a_network_whose_plugin_declines_all_keeps_no_pod_from_ending(tmp_path, plugin, lost, request_of, caplog,
+                                                                        monkeypatch):
+    monkeypatch.setattr(repair, "INTERVAL", 0.0)
     plugin(say({"code": 999, "msg": "no such range"}, 1))
+    begun = dataclasses.replace(lost(), phase=Phase.ATTACHING)
     delete = call(request_of(Command.DEL), ipam={"type": "fake"})
     with opened(tmp_path / "state") as store:
-        store.write(lost())
+        store.write(begun)
         attachments = Attachments(NOW, store)
         with pytest.raises(Declined) as caught:
             ipam_add("fake", request_of(), 10)
-        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, lost(), caught.value)
-        assert (list(store), store.owed) == ([], [])
-        attachments.handle(delete)
-        assert "its addresses, if there are any, are not given back: IPAM plugin fake: DEL failed" in caplog.text
-        store.owe(lost())                                      # but what it did give it has to take back
-        with pytest.raises(Declined, match="no such range"):
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, begun, caught.value)
+        for _ in range(2):
             attachments.handle(delete)
-        assert len(store.owed) == 1
+        assert "its addresses, if there are any, are not given back: IPAM plugin fake: DEL failed" in caplog.text
+        assert (list(store), store.owed) == ([], [begun])       # a server may be away, and no plugin says so
+        for _ in range(TRIES_DECLINED):
+            attachments.repair.reconcile()
+        assert store.owed == [begun]
+        attachments.repair.reconcile()
+        assert (store.owed, attachments.repair.failures) == ([], [])
+        assert "what addresses it may have got stay reserved: IPAM plugin fake: DEL failed" in caplog.text
+
+
+def test_what_an_answered_add_got_is_owed_for_ever(tmp_path, plugin, lost, request_of, monkeypatch):
+    monkeypatch.setattr(repair, "INTERVAL", 0.0)
+    plugin(say({"code": 999, "msg": "no such range"}, 1))
+    with opened(tmp_path / "state") as store:
+        store.owe(lost())
+        store.delete(lost().without_ipam())
+        attachments = Attachments(NOW, store)
+        for _ in range(TRIES_DECLINED + 2):
+            attachments.repair.reconcile()
+        for config in ({"ipam": {"type": "fake"}}, {}):
+            with pytest.raises(Declined, match="no such range"):
+                attachments.handle(call(request_of(Command.DEL), **config))
+        assert store.owed == [lost()]
+
+
+def test_a_mended_network_ends_the_pod_of_an_add_that_nobody_ended(tmp_path, plugin, lost, request_of):
+    plugin("import json, sys\nif 'range' not in json.load(sys.stdin)['ipam']:\n"
+           "    print(json.dumps({'code': 999, 'msg': 'no such range'}))\n    sys.exit(1)")
+    with opened(tmp_path / "state") as store:
+        store.write(dataclasses.replace(lost(), phase=Phase.ATTACHING))
+        attachments = Attachments(NOW, store)
+        attachments.repair.reconcile()
+        attachments.handle(call(request_of(Command.DEL), ipam={"type": "fake", "range": "10.0.0.0/24"}))
+        assert (list(store), len(store.owed)) == ([], 1)
 
 
 RESERVES_AND_FAILS = """
@@ -226,23 +276,26 @@ if os.environ["CNI_COMMAND"] == "ADD":
 
 
 @pytest.mark.parametrize("end", ["DEL", "DEL by a changed network", "repair"])
-@pytest.mark.parametrize("failure", [
-    "sys.exit('panic: runtime error')", "os.kill(os.getpid(), signal.SIGKILL)",
-    say({"code": 11, "msg": "context deadline exceeded"}, 1)], ids=["panic", "killed", "error"])
-def test_what_a_failed_add_reserved_is_given_back_in_the_end(tmp_path, plugin, lost, request_of, failure, end):
+@pytest.mark.parametrize(("failure", "declined"), [
+    ("sys.exit('panic: runtime error')", False), ("os.kill(os.getpid(), signal.SIGKILL)", False),
+    (say({"code": 11, "msg": "context deadline exceeded"}, 1), False),
+    (say({"code": 999, "msg": "connection refused"}, 1), True)], ids=["panic", "killed", "later", "error"])
+def test_what_a_failed_add_reserved_is_given_back_in_the_end(tmp_path, plugin, lost, request_of, failure, declined,
+                                                             end):
     lease, works = tmp_path / "lease", tmp_path / "works"
     plugin(RESERVES_AND_FAILS.format(lease=str(lease), works=str(works), failure=failure))
     config = {"ipam": {"type": "fake"}} if end == "DEL" else {}
     delete = call(request_of(Command.DEL), **config)
+    begun = dataclasses.replace(lost(), phase=Phase.ATTACHING)
     with opened(tmp_path / "state") as store:
-        store.write(lost())
+        store.write(begun)
         attachments = Attachments(NOW, store)
         with pytest.raises(CniError) as caught:
             ipam_add("fake", request_of(), 10)
-        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, lost(), caught.value)
-        assert (list(store), store.owed, lease.exists()) == ([], [lost().detaching()], True)
+        attachments._undo(call(request_of(), ipam={"type": "fake"}), CONF, begun, caught.value)
+        assert (list(store), store.owed, lease.exists()) == ([], [begun], True)
         for _ in range(2):
-            with pytest.raises(CniError, match="IPAM plugin fake: DEL"):
+            with nullcontext() if declined else pytest.raises(CniError, match="IPAM plugin fake: DEL"):
                 attachments.handle(delete)
         works.touch()
         if end == "repair":
