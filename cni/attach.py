@@ -31,7 +31,7 @@ from cni.detach import Detacher
 from cni.gc import collect_garbage
 from cni.home import describe_home
 from cni.invocation import Invocation
-from cni.ipam import Declined, NotRun, ipam_add, remember_ipam
+from cni.ipam import NotRun, ipam_add, remember_ipam
 from cni.kernel import Kernel, Vf
 from cni.locks import Busy
 from cni.netconf import NetConf, parse_netconf
@@ -204,7 +204,8 @@ class Attachments:
             kernel.trace("record")
             addresses = Addresses() if conf.asks_inside else self._ask_ipam(conf, call)
             call.check()
-            inside = take_away(kernel, host, vf, link, conf, record.baseline.settings, pod, call.check)
+            inside = take_away(kernel, host, vf, link, conf, record.baseline.settings, pod, call.deadline,
+                               call.check)
             if conf.asks_inside:
                 addresses = self._ask_ipam(conf, call)
             if inside is not None:
@@ -237,14 +238,8 @@ class Attachments:
         until = call.deadline + UNDO_BUDGET
 
         def free() -> None:
-            if isinstance(error, NotRun):
-                return
-            try:
+            if not isinstance(error, NotRun):
                 self._detacher.free(conf.ipam, call.request, max(until - time.monotonic(), 1.0))
-            except Declined as refusal:
-                if not isinstance(error, Declined):
-                    raise
-                log.info("no address is owed: %s", refusal)
 
         patience = min(time.monotonic() + HANDED_BACK, until)
         # No time to have the netdev made anew: repair will, if it must.

@@ -97,22 +97,22 @@ def check_way(vf: Vf, pf: Link, conf: NetConf, pod: Pod) -> None:
 
 
 def take_away(kernel: Kernel, host: Links, vf: Vf, link: Link | None, conf: NetConf, current: VfSettings, pod: Pod,
-              check: Callable[[], None]) -> Link | None:
+              deadline: float, check: Callable[[], None]) -> Link | None:
     """All that `conf` wants of the VF, verified; its netdev as it is in the pod then, None for a vfio VF.
 
     `link` is the netdev on the host; `current`: what the PF enforces now. `check` raises to end it between
-    two steps.
+    two steps; a VF in reset is waited for until `deadline` (time.monotonic) at most.
     """
     plan = plan_attach(vf.order, conf.settings, current, netdev=link is not None)
     if plan.before is not None:
-        kernel.set_vf(host, vf, plan.before)
+        kernel.set_vf(host, vf, plan.before, deadline)
     kernel.trace("settings")
     check()
     if link is not None:
-        _move(kernel, host, vf, link, conf, pod, check)
+        _move(kernel, host, vf, link, conf, pod, deadline, check)
         kernel.trace("move")
     if plan.after is not None:
-        kernel.set_vf(host, vf, plan.after)
+        kernel.set_vf(host, vf, plan.after, deadline)
         kernel.trace("mac")
     check()
     left = difference(conf.settings, kernel.settings(host, vf))
@@ -135,7 +135,7 @@ def configure(kernel: Kernel, pod: Pod, link: Link, addresses: Addresses) -> Non
 
 
 def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: Pod,
-          check: Callable[[], None]) -> None:
+          deadline: float, check: Callable[[], None]) -> None:
     def change_link() -> None:
         # The queue may have been long. A move for nobody costs the others two: this one, and its undo.
         check()
@@ -155,7 +155,8 @@ def _move(kernel: Kernel, host: Links, vf: Vf, link: Link, conf: NetConf, pod: P
         # The move comes first: what follows it in the message may be refused with the netdev in the pod.
         moved = pod.links.find_pci(vf.address)
         if moved is not None and error.errno in RESETTING:
-            kernel.persist(pod.links.change, moved.index, what, name=pod.ifname, mac=conf.mac, mtu=mtu, up=True)
+            kernel.persist(deadline, pod.links.change, moved.index, what, name=pod.ifname, mac=conf.mac, mtu=mtu,
+                           up=True)
         elif moved is not None and error.errno == errno.EADDRNOTAVAIL and conf.mac is not None:
             kernel.changes.run(pod.links.change, moved.index, what, name=pod.ifname, mtu=mtu)
             kernel.set_mac(pod.links, vf, moved.index, conf.mac)

@@ -62,11 +62,11 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
                 # Nobody may get it with what its pod was allowed. In its pod, which may live, it keeps that.
                 try:
                     if kernel.find_link(host, vf.address) is not None:
-                        restore_settings(kernel, host, vf, record)
+                        restore_settings(kernel, host, vf, record, deadline)
                 except (HostError, Gone) as other:
                     error.add_note(str(other))
                 raise
-        restore_settings(kernel, host, vf, record)
+        restore_settings(kernel, host, vf, record, deadline)
     kernel.trace("home")
     return link
 
@@ -81,7 +81,7 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
     """Move it; where that does not do, have it made anew if it may."""
     first = plan_home_mac(vf.order, record.baseline, home.mac, admin_mac_set=record.sets_mac).first
     if first is not None:
-        set_back(kernel, host, vf, first, home)
+        set_back(kernel, host, vf, first, home, deadline)
     reason = None
     if anew and pod is not None and _has_namespaces(kernel, pod) and _can_rebind(host, vf):
         # Nothing in the pod's namespace tells what stands on its netdev in one that the pod made itself.
@@ -97,13 +97,13 @@ def _bring_link_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: 
     before = plan_rebind(vf.order, record.baseline)
     try:
         if before is not None:
-            kernel.set_vf(host, vf, before)
+            kernel.set_vf(host, vf, before, deadline)
         rebind(kernel, vf)
     except HostError as error:
         error.add_note(f"that was to help where {reason}")
         raise
     kernel.trace("rebound")
-    return _move_home(kernel, host, vf, record, home, None, time.monotonic(), is_new=True)
+    return _move_home(kernel, host, vf, record, home, None, time.monotonic() + RESET_PATIENCE, is_new=True)
 
 
 def _has_namespaces(kernel: Kernel, pod: Links) -> bool:
@@ -127,7 +127,7 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
     it cannot be given are only logged: the pod never had it.
     """
     failure: HostError | Gone | None = None
-    tries, ready_by = _TRIES, time.monotonic() + RESET_PATIENCE
+    tries, ready_by = _TRIES, min(deadline, time.monotonic() + RESET_PATIENCE)
     while tries:
         tries -= 1
         try:
@@ -171,6 +171,8 @@ def _move_home(kernel: Kernel, host: Links, vf: Vf, record: Record, home: HomeLi
         if back.is_usable(home) and (is_new or not left):
             if left:
                 log.warning("%s: not all is as it was: %s", vf, "; ".join([*left, *troubles]))
+            if gone := [*back.lost_programs(home)]:
+                log.warning("%s: not on its netdev any more: %s", vf, ", ".join(gone))
             return back.link
         again = HostError(f"{vf} is not as it was: {'; '.join([*back.unlike(home), *left, *troubles])}")
         if str(again) == str(failure):
@@ -196,8 +198,9 @@ def _strip(kernel: Kernel, found: Place, home: HomeLink, *, in_pod: bool) -> lis
             kernel.changes.run(links.change, index,
                                f"take {printable(found.link.name)} out of its bond or bridge", master=0)
     # With one on it drivers refuse some MTUs. One that a BPF link holds is that link's (dev_xdp_attach: EBUSY).
-    troubles = _try_all(kernel, [partial(links.attach_program, index, mode, -1)
-                                 for mode, _ in found.foreign_programs(home)])
+    foreign = found.foreign_programs(home)
+    _tell_foreign(found, [f"XDP program {number}" for _, number in foreign])
+    troubles = _try_all(kernel, [partial(links.attach_program, index, mode, -1) for mode, _ in foreign])
     own = home.traits.altnames
     # udev gives a netdev that comes back its predictable name as an altname, which then is in the way of the
     # same name; and with an altname that something on the host has as its name the kernel moves no netdev.
@@ -223,18 +226,23 @@ def _put_back(kernel: Kernel, host: Links, home: HomeLink, troubles: list[str]) 
     found = look(kernel, host, home.name)
     if found is None:
         return None
-    index, missing = found.link.index, home.traits.missing_in(found.traits)
-    steps: list[Callable[[], None]] = [partial(bpf.detach_tcx, index, place, number)
-                                       for place, number in found.foreign_tcx(home)]
+    index, missing, foreign = found.link.index, home.traits.missing_in(found.traits), found.foreign_tcx(home)
+    _tell_foreign(found, [f"tcx {bpf.TCX[place]} program {number}" for place, number in foreign])
+    steps: list[Callable[[], None]] = [partial(bpf.detach_tcx, index, place, number) for place, number in foreign]
     altnames = [name for name in home.traits.altnames or () if name not in (found.traits.altnames or ())]
     if altnames:
         steps.append(partial(host.add_altnames, index, altnames))
     if encode_traits(missing) or missing.flags is not None:
         steps.append(partial(host.change, index, f"set the traits of {printable(home.name)}", traits=missing))
-    if missing.is_tuned:
-        steps.append(partial(host.tune, found.link.name, missing))
+    steps += [partial(host.tune, found.link.name, part) for part in missing.split_tuning()]
     troubles += _try_all(kernel, steps)
     return look(kernel, host, index) if steps else found
+
+
+def _tell_foreign(found: Place, programs: list[str]) -> None:
+    """They may be the host's own, attached while the VF was away, or by a version that did not look for them."""
+    if programs:
+        log.info("%s: taken off: %s", printable(found.link.name), ", ".join(programs))
 
 
 def _try_all(kernel: Kernel, steps: Iterable[Callable[[], None]]) -> list[str]:
@@ -252,8 +260,10 @@ def _give_way(kernel: Kernel, host: Links, vf: Vf, home: HomeLink, error: HostEr
     """Home as it may be had after `error`; that is raised where the same came `again`, which is no accident."""
     if error.errno == errno.EEXIST:
         home = settle_names(kernel, host, vf, home)
-        # Somebody changes the netdev again and again, udev or its pod, or the name is another one's for good.
-        return find_other_name(host, vf, home) or home if again else home
+        if again:
+            # Somebody changes the netdev again and again, udev or its pod, or the name is another one's for good.
+            return find_other_name(host, vf, home) or home
+        return home
     if again and error.errno != errno.ENOENT:          # an altname that has gone by itself
         raise error
     return home

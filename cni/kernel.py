@@ -134,13 +134,13 @@ class Kernel:
         """What the PF enforces on the VF now."""
         return self.inspect_vf(host, vf)[1]
 
-    def persist(self, change: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """As `changes.run`, again and again while the VF is in reset.
+    def persist(self, deadline: float, change: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `changes.run`, again and again while the VF is in reset, but not after `deadline` (time.monotonic).
 
         For a new MAC or VLAN PFs reset a VF, and until it is back its own driver and the PF's answer EBUSY or
         EAGAIN (iavf_open, i40e_ndo_set_vf_mac, ice_check_vf_ready_for_cfg).
         """
-        until = time.monotonic() + RESET_PATIENCE
+        until = min(deadline, time.monotonic() + RESET_PATIENCE)
         while True:
             try:
                 return self.changes.run(change, *args, **kwargs)
@@ -168,10 +168,11 @@ class Kernel:
             self.changes.run(links.change, index, what, up=True)
             self.changes.run(links.change, index, what, mac=mac)
 
-    def set_vf(self, host: Links, vf: Vf, changes: VfSettings) -> None:
+    def set_vf(self, host: Links, vf: Vf, changes: VfSettings, deadline: float) -> None:
+        """As `persist`."""
         shown = ", ".join(_given(changes))
         try:
-            self.persist(host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
+            self.persist(deadline, host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
         except HostError as error:
             pf = host.find(vf.pf_index)
             if changes.max_tx_rate is not None and pf is not None and not pf.carrier:

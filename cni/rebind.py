@@ -26,12 +26,17 @@ def rebind(kernel: Kernel, vf: Vf) -> None:
     """
     sysfs = kernel.sysfs
     driver = sysfs.read_driver(vf.address)
-    # With autoprobe off the kernel refuses every driver for a VF without an override (pci_device_can_probe). And
-    # whoever finds the VF without a driver after a crash knows by it that it is to have one.
+    # Whoever finds the VF without a driver after a crash knows by the override that it is to have one. And with
+    # autoprobe off the kernel refuses every driver for a VF without one (pci_device_can_probe).
     forced = sysfs.read_driver_override(vf.address) is None
     if forced:
         sysfs.set_driver_override(vf.address, driver)
-    sysfs.unbind(vf.address)
+    try:
+        sysfs.unbind(vf.address)
+    except HostError:
+        if forced:
+            sysfs.set_driver_override(vf.address, None)
+        raise
     _probe(sysfs, vf, driver)
     if forced:
         sysfs.set_driver_override(vf.address, None)

@@ -16,7 +16,8 @@ from sriov.host.netlink import Links
 from sriov.model import Link, printable
 
 _POLL = 0.02         # seconds
-_PROGRAMS = ("programs", "tcx")      # of LinkTraits
+# Of LinkTraits. One that the host's own ended meanwhile, a daemon that was restarted, is no difference to mend.
+_PROGRAMS = ("programs", "tcx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Place:
         missing = home.traits.missing_in(self.traits)
         for field in dataclasses.fields(missing):
             expected, found = getattr(missing, field.name), getattr(self.traits, field.name)
-            if expected is not None and (field.name not in _PROGRAMS or {*expected} - {*found}):
+            if expected is not None and field.name not in _PROGRAMS:
                 yield _say(field.name.replace("_", " "), expected, found)
         for name in ("features", "tcx"):
             if getattr(home.traits, name) is not None and getattr(self.traits, name) is None:
@@ -64,6 +65,13 @@ class Place:
     def foreign_tcx(self, home: HomeLink) -> tuple[tuple[int, int], ...]:
         """The same of tcx programs; none in a pod, where they are not known."""
         return tuple(each for each in self.traits.tcx or () if each not in (home.traits.tcx or ()))
+
+    def lost_programs(self, home: HomeLink) -> Iterator[str]:
+        """BPF programs that it had at home, and has not now."""
+        for name, kind in zip(_PROGRAMS, ("XDP", "tcx"), strict=True):
+            had, has = getattr(home.traits, name), getattr(self.traits, name)
+            if had is not None and has is not None:
+                yield from (f"{kind} program {number}" for place, number in had if (place, number) not in has)
 
 
 def _say(what: str, expected: object, found: object) -> str:

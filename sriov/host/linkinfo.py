@@ -83,10 +83,10 @@ class LinkTraits:
     rings: tuple[int, ...] | None = None
     coalescing: tuple[int, ...] | None = None
 
-    @property
-    def is_tuned(self) -> bool:
-        """Whether anything is given that ethtool sets."""
-        return any(value is not None for value in (self.features, self.channels, self.rings, self.coalescing))
+    def split_tuning(self) -> list[LinkTraits]:
+        """What of this ethtool sets, each by itself, in this order: with new queues drivers set the others anew."""
+        return [LinkTraits(**{name: value}) for name in ("features", "channels", "rings", "coalescing")
+                if (value := getattr(self, name)) is not None]
 
     def missing_in(self, other: LinkTraits) -> LinkTraits:
         """What of this is otherwise in `other`; what is not known of one of them does not count."""

@@ -174,11 +174,11 @@ class Links:
                             f"{verb} the altnames {shown}")
 
     def tune(self, name: str, traits: LinkTraits) -> None:
-        """Set what of `traits` ethtool sets."""
+        """Set what of `traits` ethtool sets; stops at the first that is refused."""
         at = self._socket.fileno(), name
         if traits.features is not None:
             ethtool.set_features(*at, traits.features)
-        if traits.channels is not None:          # first: with new queues drivers set the others anew
+        if traits.channels is not None:
             ethtool.set_channels(*at, traits.channels)
         if traits.rings is not None:
             ethtool.set_rings(*at, traits.rings)

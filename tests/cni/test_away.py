@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import threading
+import time
 from dataclasses import replace
 from ipaddress import ip_interface
 from types import SimpleNamespace
@@ -189,7 +190,8 @@ def test_a_call_whose_caller_left_while_it_waited_in_the_queue_moves_nothing():
 
     def add() -> None:
         with pytest.raises(CniError, match="the caller went away"):
-            take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(), pod, check)
+            take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(), pod,
+                      time.monotonic() + 10, check)
 
     caller = threading.Thread(target=add)
 
@@ -220,7 +222,7 @@ def test_a_vf_that_is_in_reset_once_it_has_moved_is_waited_for_there():
     kernel = dataclasses.replace(NOW)
     kernel.__dict__["settings"] = lambda host, vf: VfSettings()
     moved = take_away(kernel, host, VF, link(9, "ens1f0v1", pci=ADDRESS), conf, VfSettings(),
-                      Pod(links=inside, netns_fd=-1, ifname="net1"), lambda: None)
+                      Pod(links=inside, netns_fd=-1, ifname="net1"), time.monotonic() + 10, lambda: None)
     assert moved == there
     wanted = {"name": "net1", "mac": None, "mtu": None, "up": True}
     assert changes == [(9, {**wanted, "netns_fd": -1}), *[(3, wanted)] * 3]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import time
 from typing import Any
 
 import pytest
@@ -56,9 +57,10 @@ class Pf:
             self.current = dataclasses.replace(self.current, **{name: value})
 
 
-def restore(pf: Any, **before):
+def restore(pf: Any, patience=10.0, **before):
     baseline = Baseline(link=HOME, settings=dataclasses.replace(BEFORE, **before), admin_mac=False)
-    restore_settings(NOW, pf, VF, dataclasses.replace(record(), vf=ADDRESS, baseline=baseline))
+    restore_settings(NOW, pf, VF, dataclasses.replace(record(), vf=ADDRESS, baseline=baseline),
+                     time.monotonic() + patience)
 
 
 def test_one_message_does_it_all():
@@ -94,7 +96,7 @@ def test_where_no_mac_at_all_is_refused_the_netdevs_own_does(caplog):
     assert f"its PF gets MAC {OWN} for it" in caplog.text
     pf = Pf(AFTER, refuses)
     with pytest.raises(HostError, match="EINVAL"):          # of a vfio VF nobody knows one
-        set_back(NOW, pf, VF, VfSettings(mac=MacAddress.ZERO), None)      # type: ignore[arg-type]
+        set_back(NOW, pf, VF, VfSettings(mac=MacAddress.ZERO), None, time.monotonic())    # type: ignore[arg-type]
     assert pf.current == AFTER
 
 
@@ -105,10 +107,22 @@ def test_a_vf_in_reset_is_waited_for():
     assert (pf.current, len(pf.messages)) == (BEFORE, 3)
 
 
-def test_one_that_stays_in_reset_is_not_waited_for_forever(monkeypatch):
-    monkeypatch.setattr("cni.kernel.RESET_PATIENCE", 0.2)
-    pf: Any = Pf(AFTER, lambda name, value: errno.EBUSY)
+@pytest.mark.parametrize(("patience", "most"), [(0.2, 60.0), (60.0, 0.2)], ids=["of the kernel", "of the caller"])
+def test_one_that_stays_in_reset_is_not_waited_for_forever(monkeypatch, patience, most):
+    """Nor again for each of its settings."""
+    monkeypatch.setattr("cni.kernel.RESET_PATIENCE", patience)
+    pf = Pf(AFTER, lambda name, value: errno.EBUSY)
+    started = time.monotonic()
     with pytest.raises(HostError) as caught:
-        NOW.set_vf(pf, VF, VfSettings(vlan=0))
+        restore(pf, most)
     assert caught.value.errno == errno.EBUSY
     assert len(pf.messages) > 1
+    assert {*pf.messages} == {pf.messages[0]}
+    assert time.monotonic() - started < 5
+
+
+def test_with_no_time_left_it_is_tried_once():
+    pf = Pf(AFTER, lambda name, value: errno.EBUSY)
+    with pytest.raises(HostError):
+        restore(pf, -1.0)
+    assert len(pf.messages) == 1

@@ -1,6 +1,5 @@
 """tcx programs on netdevs of this machine's own kernel: they are seen, and taken off whoever holds them."""
 
-
 import pytest
 
 from cni.netns import call_in
@@ -69,5 +68,3 @@ def test_as_many_as_there_can_be(host):
     assert len({program for _, program in read(host, index)}) == 63
     with pytest.raises(AssertionError, match="out of range"):
         attach_tcx(host.fd, index, EGRESS)
-
-

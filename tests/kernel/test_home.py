@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -244,13 +246,33 @@ def test_a_pod_with_namespaces_of_its_own_gives_back_another_netdev(host, pod, d
     assert nested.links.find("m0") is None
 
 
+@pytest.mark.parametrize("pf", ["up", "down"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_program_of_the_hosts_that_ended_meanwhile_is_no_difference(host, device, kernel, home, place, caplog, pf,
+                                                                      again):
+    """A daemon of the host's was restarted: its BPF links end with it. What it attached to what was away goes."""
+    with make_tcx_link(host.fd, device.index, place), make_xdp_link(host.fd, device.index):
+        before = at_home(kernel)
+    assert before.traits.tcx
+    caplog.set_level("INFO")
+    host.run("link", "set", "pf0", pf)
+    host.links.change(device.index, "rename", name="net1")
+    with make_tcx_link(host.fd, device.index, place) if again else nullcontext():
+        assert home(link=before).name == "vf0"
+        assert tcx(host, device.index) == ()
+    assert device.log == []
+    assert re.search(r"not on its netdev any more: XDP program \d+, tcx program \d+$", caplog.text, re.MULTILINE)
+    assert bool(re.search(rf"taken off: tcx {TCX[place]} program \d+$", caplog.text, re.MULTILINE)) is again
+
+
 def test_traits_that_a_new_netdev_cannot_have_are_logged(kernel, device, home, caplog):
-    """An admin's XDP program, say, that nobody has any more."""
+    """What no driver takes keeps the others from nothing."""
     before = at_home(kernel)
-    lost = replace(before, traits=replace(before.traits, programs=((2, 4711),)))
+    lost = replace(before, traits=replace(before.traits, channels=(4711, 1, 0, 0), queue_length=4711))
     assert home(link=lost).name == "vf0"
     assert device.log == ["unbind", "probe"]
-    assert "not all is as it was: programs: expected ((2, 4711),), found ()" in caplog.text
+    assert at_home(kernel).traits.queue_length == 4711
+    assert "not all is as it was: channels: expected (4711, 1, 0, 0), found " in caplog.text
 
 
 def test_a_pf_that_is_down_makes_no_netdev(host, device, home):
