@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Attachment = tuple[str, str]     # container id, interface
 
-_SET_ASIDE = ".damaged"
+_SET_ASIDE, _OUTDATED = ".damaged", ".outdated"
 _SPOILED = ("set the VF's VLAN, MAC, trust and name as the node wants them, or make the PF's VFs anew; then delete "
             "that file")
 _PROBE_BYTES = 4096      # more than a record without IPAM has
@@ -50,6 +50,7 @@ class Store:
             lock.enter_context(holding(state, hint="one vfpool-agent runs on a node; stop the other one"))
             store = cls(state, lock)
             store._vfs.load()
+            store._vfs.retire()
             store._owed.load()
             store._lock = lock.pop_all()
         return store
@@ -63,9 +64,10 @@ class Store:
         return self._vfs.damaged + self._owed.damaged
 
     def find_spoiled(self) -> dict[PciAddress, str]:
-        """VFs whose record was set aside since the boot, with the reason why no pod may have them.
+        """VFs whose record was set aside, with the reason why no pod may have them.
 
-        For as long as that file is there: a reboot, too, ends it, which makes VFs anew. Raises HostError.
+        For as long as that file is there; the first agent after a reboot, which makes VFs anew, puts it away.
+        Raises HostError.
         """
         return {vf: f"how it was before its pod is not known any more, since its record was damaged: {reason}"
                 for name, reason in self._vfs.list_spoiled().items() if (vf := _parse_vf(name)) is not None}
@@ -144,7 +146,6 @@ class _Folder:
         self._records: dict[str, Record] = {}
         self._reasons: dict[Path, str] = {}      # why a file was set aside
         self._no_files: list[str] = []           # what is in a record's place, and is left there
-        self._booted = boot_time()
 
     @property
     def damaged(self) -> list[str]:
@@ -152,11 +153,9 @@ class _Folder:
         return [*self._no_files, *(self._explain(path) for path in aside)]
 
     def list_spoiled(self) -> dict[str, str]:
-        """Files of this boot that were set aside, by name, each with the reason; raises HostError."""
-        self._booted = min(self._booted, boot_time())      # a clock that is set makes no file older
+        """Files that were set aside, by name, each with the reason; raises HostError."""
         try:
-            return {path.stem: self._explain(path) for path in list_records(self._path, _SET_ASIDE)
-                    if _find_time(path) >= self._booted}
+            return {path.stem: self._explain(path) for path in list_records(self._path, _SET_ASIDE)}
         except OSError as error:
             raise HostError(f"cannot look for damaged records in {self._path}", errno=error.errno or 0) from error
 
@@ -213,6 +212,16 @@ class _Folder:
         except OSError as error:
             raise HostError(f"cannot read the records in {self._path}", errno=error.errno or 0) from error
 
+    def retire(self) -> None:
+        """Put away what was set aside of an earlier boot; raise HostError."""
+        try:
+            for path in list_records(self._path, _SET_ASIDE):
+                if path.lstat().st_mtime < boot_time():
+                    log.warning("put away as %s: %s", _OUTDATED, self._explain(path))
+                    path.rename(path.with_suffix(_OUTDATED))
+        except OSError as error:
+            raise HostError(f"cannot put away damaged records in {self._path}", errno=error.errno or 0) from error
+
     def _read(self, path: Path) -> None:
         if not path.is_file():      # to read a FIFO is to wait for its writer
             self._no_files.append(f"{path}: it is no regular file")
@@ -237,14 +246,6 @@ class _Folder:
 
     def _file(self, record: Record) -> Path:
         return self._path / f"{self._name(record)}.json"
-
-
-def _find_time(path: Path) -> float:
-    """When it was written, in seconds since the epoch; 0 where it has just gone."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def _parse_vf(name: str) -> PciAddress | None:

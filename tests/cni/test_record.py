@@ -355,25 +355,27 @@ def test_a_vf_whose_record_was_damaged_is_spoiled_until_the_file_is_gone(tmp_pat
         store.check_sound(vf)
 
 
-def test_damaged_records_of_before_the_boot_spoil_nothing(tmp_path, monkeypatch):
-    """A reboot makes VFs anew. A clock that is set since does not make it one."""
+def test_damaged_records_of_before_the_boot_spoil_nothing(tmp_path, monkeypatch, caplog):
+    """A reboot makes VFs anew; nor does the executable find them any more. A clock that is set is no reboot."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    set_aside(tmp_path, written=booted - 5)
-    set_aside(tmp_path, "somebody's copy")
+    old = set_aside(tmp_path, written=booted - 5)
+    copy = set_aside(tmp_path, "somebody's copy")
     with opened(tmp_path) as store:
         assert store.find_spoiled() == {}
-        assert len(store.damaged) == 2
+        assert store.damaged == [f"{copy}: by an earlier agent"]
+        assert (old.exists(), old.with_suffix(".outdated").read_text()) == (False, "{")
+        assert f"put away as .outdated: {old}: by an earlier agent" in caplog.text
         set_aside(tmp_path, written=booted + 5)
         now = time.time
-        for step in (0, 7200):
-            monkeypatch.setattr(time, "time", lambda step=step: now() + step)
-            assert list(store.find_spoiled()) == ["0000:3b:02.2"]
+        monkeypatch.setattr(time, "time", lambda: now() + 7200)
+        assert list(store.find_spoiled()) == ["0000:3b:02.2"]
 
 
 def test_damaged_records_that_cannot_be_looked_for_are_not_absent(tmp_path):
     with opened(tmp_path) as store:
-        aside = tmp_path / "vfs/0000:3b:02.2.damaged"
-        aside.symlink_to(aside)
+        folder = tmp_path / "vfs"
+        folder.rmdir()
+        folder.symlink_to(folder)
         with pytest.raises(HostError, match=f"cannot look for damaged records in {tmp_path}/vfs: ELOOP"):
             store.check_sound(PciAddress("0000:3b:02.2"))
 
