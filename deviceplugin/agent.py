@@ -43,6 +43,9 @@ class Pods(Protocol):
         """Let no pod get it, or give it back, as long as the context lasts; raises Refused where one is at it."""
 
 
+_STRAY = "its netdev is in another network namespace, and no record says whose"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """What the agent works on. `kubelet` knows which VFs pods were given, `owners` who has which by CNI, `repairs`
@@ -142,7 +145,9 @@ class Agent:
     def _find_faults(self, host: Host) -> Mapping[PciAddress, str]:
         """Why the next pod could not use VFs, by who moves them; one that a pod has is not the next one's yet."""
         node = self._node
-        free = {address: reason for address, reason in node.stuck().items()
+        stray = {vf.address: _STRAY for pf in host.pfs for vf in pf.vfs
+                 if vf.away and vf.last_link is not None and not node.pods.holds(vf.address)}
+        free = {address: reason for address, reason in {**stray, **node.stuck()}.items()
                 if (vf := host.find_vf(address)) is not None and not node.kubelet.holds(vf)}
         return {**free, **node.spoiled()}
 

@@ -321,6 +321,30 @@ def test_a_vf_that_does_not_come_home_is_unhealthy_once_the_kubelet_has_taken_it
     run(scenario)
 
 
+def test_a_vf_that_somebody_took_by_hand_is_unhealthy_until_its_netdev_is_back(site: Site) -> None:
+    async def scenario() -> None:
+        async with Kubelet(site.root) as kubelet, site.running(pools(one="pf: ens1")) as agent:
+            await kubelet.wait_allocatable("intel.com/one", 4)
+            here = site.node.pfs[A]
+            given = await kubelet.admit("default/a", {"app": {"intel.com/one": 1}})
+            (mine,) = given["app"].device_ids["intel.com/one"]
+            await asyncio.sleep(FRESH_SECONDS)       # as long an answer of the kubelet's counts
+            ours, stray, *rest = (vf for vf in here.vfs if vf.address != mine)
+            site.pods.held.add(ours.address)
+            site.node.pfs[A] = replace(here, vfs=tuple(
+                vf if vf in rest else replace(vf, link=None) for vf in here.vfs))
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 3)
+            (resource,) = agent.status().resources
+            assert {vf.address: vf.fault for vf in resource.vfs if vf.fault} == {
+                stray.address: "its netdev is in another network namespace, and no record says whose"}
+            site.node.pfs[A] = here
+            agent._inventory.rescan()
+            await kubelet.wait_allocatable("intel.com/one", 4)
+
+    run(scenario)
+
+
 def test_versions_say_what_they_changed(site: Site) -> None:
     async def scenario() -> None:
         async with site.running(pools(one="pf: ens1", two="pf: ens2")) as agent:
@@ -357,6 +381,7 @@ def test_a_vf_in_a_pod_keeps_what_its_pool_selects_it_by(root: Path) -> None:
     at_home = tuple(replace(vf, rdma=(RdmaDevice(name=f"mlx5_{vf.index}"),)) for vf in pf.vfs)
     away = (replace(at_home[0], link=None, rdma=()), at_home[1])
     site = Site(root, node)
+    site.pods.held.add(at_home[0].address)
 
     async def scenario() -> None:
         for vfs in (at_home, away, away):
