@@ -14,7 +14,7 @@ help: ## list the targets
 
 demo: $(VENV)/ready shim ## a VF from a real (emulated) NIC into a pod's namespace and home again, 1 to 2 minutes once built
 	@$(RUN) -m tests.lab build
-	@timeout --foreground 300 $(RUN) -m tests.lab run -- python3 -u -m tests.lab.demo
+	@timeout --foreground 600 $(RUN) -m tests.lab run -- python3 -u -m tests.lab.demo
 
 test: $(VENV)/ready shim ## every test tier that this machine can run, but for the cluster
 	@$(RUN) -m pytest -m "not e2e and not long" $(ARGS)

@@ -25,7 +25,7 @@ from tests.lab.progress import Progress
 from tests.lab.scratch import scratch_folder
 from tests.lab.topology import Topology
 
-BOOT_SECONDS = 180
+BOOT_SECONDS = 300
 READY = b"vfpool-lab ready"
 PORT_TAKEN = b"Could not set up host forwarding rule"
 ENVIRONMENT = {
