@@ -32,7 +32,7 @@ from cni.gc import collect_garbage
 from cni.home import describe_home
 from cni.invocation import Invocation
 from cni.ipam import NotRun, ipam_add, remember_ipam
-from cni.kernel import Kernel, Vf
+from cni.kernel import Kernel, Vf, describe_settings
 from cni.locks import Busy
 from cni.netconf import NetConf, parse_netconf
 from cni.netns import find_file_system, is_netns, links_in
@@ -162,6 +162,9 @@ class Attachments:
         if same and lost is None:
             with links_in(call.netns_fd) as pod:
                 if pod.cookie == known.owner.cookie:
+                    if (absence := self._custody.find_absence(known)) is not None:
+                        raise Refused(f"the container had VF {known.vf} as {known.owner.ifname}, but {absence}",
+                                      hint="DEL comes before the next ADD of an interface")
                     self._repeated[known.vf] = known.result
                     return RecordedResult(known.result or {})
         if not same or lost is None:
@@ -219,6 +222,9 @@ class Attachments:
             self._undo(call, conf, record, error)
             raise
         kernel.trace("done")
+        log.info("%s: %s has it now%s", vf, record.owner,
+                 "".join(f", {each}" for each in (*describe_settings(conf.settings),
+                                          *(ip.address for ip in addresses.ips))))
         if inside is not None:
             start_announcing(pod.netns_fd, Arrival(netns=request.netns, index=inside.index, mac=inside.mac,
                                                    addresses=[ip.address.ip for ip in addresses.ips]))

@@ -41,6 +41,9 @@ def check_attachment(kernel: Kernel, custody: Custody, store: Store, call: Invoc
     loss = custody.find_loss(record)
     if loss is not None:
         raise _differs(record, str(loss))
+    absence = custody.find_absence(record)
+    if absence is not None:
+        raise _differs(record, absence)
     previous = find_previous(request.config, request.version)
     if previous is None:
         raise CniError(Code.INVALID_CONFIG, "network configuration: prevResult: CHECK needs the result of the ADD")

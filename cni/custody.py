@@ -22,7 +22,7 @@ from cni.store import Attachment, Store
 from cni.tally import Counts, Tally
 from sriov.errors import Gone, HostError, Refused, SriovError
 from sriov.host.netlink import Links
-from sriov.model import Link, is_userspace
+from sriov.model import Link, is_userspace, printable
 from sriov.pci import MacAddress, PciAddress
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,21 @@ class Custody:
             return Loss.NETNS_GONE
         return Loss.HELD if sight is Sight.DEAD else None
 
+    def find_absence(self, record: Record) -> str | None:
+        """Why a living pod has not any more what a finished ADD gave it: somebody bound the VF's driver anew, or
+        moved its netdev. None where it has, as far as the host can tell, and where there is no such VF.
+        Raises Gone where that has just gone, HostError.
+        """
+        if self._kernel.identity(record.vf) is None:
+            return None
+        driver, with_netdev = self._kernel.sysfs.read_driver(record.vf), record.baseline.link is not None
+        if driver is None:
+            return "it has no driver any more"
+        if is_userspace(driver) is with_netdev:
+            return f"it is bound to {driver} now"
+        netdev = self._kernel.sysfs.find_netdev(record.vf) if with_netdev else None
+        return None if netdev is None else f"its netdev is on the host, as {printable(netdev[0])}"
+
     def settle(self, record: Record, deadline: float, *, anew: bool = False) -> bool:
         """Bring the VF home if it is its owner's no more; whether it is free now. The caller holds its lock.
 
@@ -164,7 +179,8 @@ class Custody:
         self._kernel.trace("owed")
         self._bring_home(rest, None, deadline, anew=anew)
         self._drop(rest)
-        what = f"VF {record.vf}: brought home: {record.owner}: {loss}"
+        done = "nothing to bring home" if self.is_outdated(record) else "brought home"
+        what = f"VF {record.vf}: {done}: {record.owner}: {loss}"
         self._tally.add_home(what, str(loss))
         log.warning("%s", what)
         return True
@@ -191,6 +207,7 @@ class Custody:
             record = self._store.owe(record)
         if away is None:
             self._drop(record)
+            log.info("VF %s: home: %s had it", record.vf, record.owner)
         elif unpaid is not None:
             away.add_note(str(unpaid))
         if failure := away or unpaid:

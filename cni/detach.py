@@ -13,13 +13,15 @@ from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
 from cni.invocation import Invocation
 from cni.ipam import Declined, NotRun, ipam_delete, remember_ipam
 from cni.leftover import Leftover
-from cni.netconf import find_ipam
+from cni.netconf import find_device, find_ipam
+from cni.netns import is_netns, links_in
 from cni.protocol import CniError, Request, describe_call, find_pod
 from cni.record import Delegation, Record
 from cni.result import find_sandbox
 from cni.store import Attachment, Store
 from cni.takeover import Forerunner
 from sriov.errors import HostError, SriovError
+from sriov.model import printable
 from sriov.pci import PciAddress
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Detacher:
             except SriovError as unpaid:
                 error.add_note(str(unpaid))
             raise
+        if record is None:
+            _tell_left(call)
         with _bearing(record or self._store.find_owed(request.attachment), request):
             if record is None or not self._end_known(record, free, call):
                 free()
@@ -179,6 +183,19 @@ class Detacher:
 
     def _release(self, record: Record, free: Callable[[], None], netns_fd: int | None) -> None:
         self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
+
+
+def _tell_left(call: Invocation) -> None:
+    """Say of a VF that is in the pod without a record that it stays there: nobody knows how it was before."""
+    device = find_device(call.request.config)
+    if device is None or call.netns_fd is None or not is_netns(call.netns_fd):
+        return
+    with links_in(call.netns_fd) as pod:
+        left = pod.find_pci(device)
+    if left is not None:
+        log.warning("%s: VF %s is in its network namespace, as %s, and no record says how it was before: it stays "
+                    "there until that namespace ends", describe_call(call.request.environment), device,
+                    printable(left.name))
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
     if record.baseline.link is not None and driver is None:
         end_rebind(kernel, vf)
         driver = kernel.sysfs.read_driver(record.vf)
+        log.warning("%s had no driver; now it has %s", vf, driver)
     link = None
     with Links.open() as host:
         # Bound to another driver since, or to none: no netdev exists that could come home.
@@ -66,6 +67,8 @@ def bring_home(kernel: Kernel, record: Record, pod: Links | None, deadline: floa
                 except (HostError, Gone) as other:
                     error.add_note(str(other))
                 raise
+        elif record.baseline.link is not None:
+            log.warning("%s: it has no netdev that could come home: its driver is %s", vf, driver)
         restore_settings(kernel, host, vf, record, deadline)
     kernel.trace("home")
     return link

@@ -170,7 +170,7 @@ class Kernel:
 
     def set_vf(self, host: Links, vf: Vf, changes: VfSettings, deadline: float) -> None:
         """As `persist`."""
-        shown = ", ".join(_given(changes))
+        shown = ", ".join(describe_settings(changes))
         try:
             self.persist(deadline, host.set_vf, vf.pf_index, vf.index, changes, f"set {shown} on {vf}")
         except HostError as error:
@@ -183,7 +183,7 @@ class Kernel:
             raise
 
 
-def _given(changes: VfSettings) -> Iterator[str]:
+def describe_settings(changes: VfSettings) -> Iterator[str]:
     """`vlan 100`, `trust on`: what a network configuration has these for."""
     for name in VfSettings.__slots__:
         value = getattr(changes, name)

@@ -118,6 +118,17 @@ def asks_inside(ipam: str) -> bool:
     return ipam == "dhcp"
 
 
+def find_device(config: Mapping[str, Any]) -> PciAddress | None:
+    """The VF that a configuration names, whatever else is wrong with it."""
+    runtime = config.get("runtimeConfig")
+    for where, key in ((runtime, "deviceID"), (config, "deviceID"), (config, "pciBusID")):
+        name = where.get(key) if isinstance(where, dict) else None
+        with suppress(InputError):
+            if isinstance(name, str) and name:
+                return PciAddress.parse(name)
+    return None
+
+
 def find_ipam(config: Mapping[str, Any]) -> str | None:
     """The IPAM plugin that a DEL has to ask; None where none can have given an address."""
     ipam = config.get("ipam")

@@ -263,7 +263,7 @@ def find_pod(environment: Mapping[str, str]) -> PodRef | None:
 
 def describe_call(environment: Mapping[str, str]) -> str:
     """For the log: verb, container, interface, and the pod where the caller says which."""
-    words = (environment.get(key, "-") for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
+    words = (environment.get(key) or "-" for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"))
     shown = " ".join(word if len(word) <= _SHOWN_VALUE and word.isprintable() else show(word) for word in words)
     pod = find_pod(environment)
     return f"{shown} of pod {pod}" if pod else shown

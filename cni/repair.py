@@ -177,11 +177,12 @@ class Repair:
         """One try; what of the trouble is left."""
         try:
             loss = self._custody.find_loss(record, exact=False)
+            absence = self._custody.find_absence(record) if loss is None else None
         except Exception as error:       # that proves nothing, and may be over at the next look
             what = f"cannot tell whether {record.owner} still has VF {record.vf}"
             return dataclasses.replace(trouble, reason=_say(what, error, trouble.reason))
         if loss is None:
-            return None
+            return self._tell_absence(record, trouble, absence)
         if loss is Loss.HELD:
             return self._wait(record, trouble)
         try:
@@ -222,6 +223,15 @@ class Repair:
             self._store.forget_owed(record.attachment)
             log.warning("%s: its ADD was never answered, and what addresses it may have got stay reserved: %s",
                         record.owner, error)
+
+    def _tell_absence(self, record: Record, trouble: _Trouble, absence: str | None) -> _Trouble | None:
+        """Nothing gives it back to its pod, and nobody else gets it before that one's DEL."""
+        if absence is None or self._store.find(record.vf) is not record:      # a DEL came meanwhile
+            return None
+        reason = f"VF {record.vf} is of no use to its pod, until that is made anew: {record.owner}: {absence}"
+        if trouble.reason != reason:
+            log.warning("%s", reason)
+        return dataclasses.replace(trouble, reason=reason)
 
     def _wait(self, record: Record, trouble: _Trouble) -> _Trouble:
         """The kernel needs a moment to take a namespace down; who holds it open may take for ever."""

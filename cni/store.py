@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 Attachment = tuple[str, str]     # container id, interface
 
 _SET_ASIDE, _OUTDATED = ".damaged", ".outdated"
-_SPOILED = ("set the VF's VLAN, MAC, trust and name as the node wants them, or make the PF's VFs anew; then delete "
-            "that file")
+_CURE = ("set the VF's VLAN, MAC, trust and name as the node wants them, or make the PF's VFs anew; then delete "
+         "that file")
 _PROBE_BYTES = 4096      # more than a record without IPAM has
 
 
@@ -69,14 +69,15 @@ class Store:
         For as long as that file is there; the first agent after a reboot, which makes VFs anew, puts it away.
         Raises HostError.
         """
-        return {vf: f"how it was before its pod is not known any more, since its record was damaged: {reason}"
+        return {vf: "how it was before its pod is not known any more, since its record was damaged: "
+                    f"{reason}; {_CURE}"
                 for name, reason in self._vfs.list_spoiled().items() if (vf := _parse_vf(name)) is not None}
 
     def check_sound(self, vf: PciAddress) -> None:
         """Raise Refused for a VF of `find_spoiled`: what its pod left would be the next one's. HostError."""
         reason = self.find_spoiled().get(vf)
         if reason is not None:
-            raise Refused(f"VF {vf} is not given to a pod: {reason}", hint=_SPOILED)
+            raise Refused(f"VF {vf} is not given to a pod: {reason}")
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._vfs.all())

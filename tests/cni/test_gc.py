@@ -37,9 +37,9 @@ def test_lists(raw, valid):
 
 
 @pytest.mark.parametrize(("config", "problem"), [
-    ({}, f"{LIST}: expected a list, it is not there"), ({LIST: None}, f"{LIST}: expected a list, got None"),
+    ({}, f"{LIST}: expected a list, it is not there"), ({LIST: None}, f"{LIST}: expected a list, got null"),
     ({LIST: {}}, f"{LIST}: expected a list, got an object"), ({LIST: "c1"}, f"{LIST}: expected a list, got 'c1'"),
-    ({LIST: None, "cni.dev/attachments": []}, f"{LIST}: expected a list, got None"),
+    ({LIST: None, "cni.dev/attachments": []}, f"{LIST}: expected a list, got null"),
     ({LIST: ["c1"]}, f"{LIST}[0]: expected an object, got 'c1'"),
     ({LIST: [entry("c1"), {"containerID": "c2"}]}, f"{LIST}[1]: expected containerID and ifname as text"),
     ({LIST: [{"containerID": 5, "ifname": "net1"}]}, f"{LIST}[0]: expected containerID and ifname as text")])

@@ -435,6 +435,9 @@ def test_a_damaged_record_holds_nobody_up(start, home, vfs: Vfs) -> None:
         assert vlan(vfs[0]) == [{"vlan": 5}]
         with netns() as other, pytest.raises(CniFailed, match="is not known any more"):
             cni.add(config(vfs[0].address), "c3", other)
+        cni.delete(config(vfs[0].address), "c1", pod)          # which does not claim that it is home
+        wait_for_line(agent, f"VF {vfs[0].address} is in its network namespace, as net1, and no record says how")
+        assert ip("-n", Path(pod).name, "link", "show", "net1")
         agent.stop()
         damaged.write_text(text)             # mended by hand
         agent, cni = start()

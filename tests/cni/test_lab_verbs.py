@@ -120,7 +120,7 @@ def test_check_names_what_was_changed_by_hand(cni: Cni, vfs: Vfs) -> None:
         within(pod, "link", "set", "net1", "name", "fast")
         assert difference(cni, conf, result, pod) == "name: expected net1, found fast"
         within(pod, "link", "set", "fast", "netns", "1")
-        assert difference(cni, conf, result, pod) == f"its netdev is not in {pod}"
+        assert difference(cni, conf, result, pod) == "its netdev is on the host, as fast"
         node.run("ip", "link", "set", "fast", "netns", Path(pod).name, "name", "net1")
         told = {**result, "interfaces": [{**result["interfaces"][0], "mac": MAC % 5}]}
         assert difference(cni, conf, told, pod) == f"MAC: expected {MAC % 5}, found {MAC % 1}"
@@ -173,6 +173,28 @@ def test_protocols_that_the_driver_does_not_know(cni: Cni, vfs: Vfs) -> None:
         with pytest.raises(CniFailed, match="EPROTONOSUPPORT"):
             cni.add(config(vfs[0].address, vlan=5, vlanProto="802.1ad"), "c1", pod)
         cni.delete(config(vfs[0].address), "c1", pod)
+
+
+def test_a_vf_whose_driver_was_bound_anew_under_its_pod(cni: Cni, agent: Agent, vfs: Vfs) -> None:
+    """Its netdev is on the host then: its pod has none, whoever asks."""
+    vf, said = vfs[0], len(agent.log.read_text())
+    assert vf.link is not None
+    before = links()
+    conf, absence = config(vf.address, vlan=100), f"its netdev is on the host, as {vf.link.name}"
+    with netns() as pod:
+        result = cni.add(conf, "c1", pod)
+        node.bind(vf, None)
+        wait_for("a word of it", lambda: f"until that is made anew: container c1, net1 of network net: {absence}"
+                 in agent.log.read_text()[said:], 15.0)
+        assert difference(cni, conf, result, pod) == absence
+        with pytest.raises(CniFailed) as failure:
+            cni.add(conf, "c1", pod)
+        assert (failure.value.code, failure.value.msg) == (
+            101, f"the container had VF {vf.address} as net1, but {absence}")
+        cni.delete(conf, "c1", pod)
+    node.run("udevadm", "settle")
+    assert node.differences(before[vf.link.name].pop("ifindex"), (after := links())[vf.link.name].pop("ifindex"))
+    assert not node.differences(before, after)
 
 
 # ---- GC, STATUS ---------------------------------------------------------------------------------------------

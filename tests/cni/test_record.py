@@ -346,10 +346,10 @@ def test_a_vf_whose_record_was_damaged_is_spoiled_until_the_file_is_gone(tmp_pat
         assert caught.value.message.startswith(
             f"VF {vf} is not given to a pod: how it was before its pod is not known any more, since its record was "
             f"damaged: {aside}: not a record: ")
-        assert str(caught.value.hint).endswith("then delete that file")
+        assert caught.value.message.endswith("; then delete that file")
         store.check_sound(PciAddress("0000:3b:02.1"))
     with opened(tmp_path) as store:
-        assert store.find_spoiled()[vf].endswith(f"{aside}: by an earlier agent")
+        assert f"{aside}: by an earlier agent; set the VF's VLAN, " in store.find_spoiled()[vf]
         aside.unlink()
         assert store.find_spoiled() == {}
         store.check_sound(vf)

@@ -85,6 +85,37 @@ def custody(store):
     return Fake(store)
 
 
+def test_what_a_living_pod_lost_is_told_until_it_is_over(store, custody, clock, caplog, monkeypatch):
+    absent = {ONE.vf: "it has no driver any more"}
+    monkeypatch.setattr(custody, "find_absence", lambda record: absent.get(record.vf))
+    made = Repair(custody, store)
+    for _ in range(3):
+        made.reconcile()
+        clock.now += INTERVAL
+    reason = f"VF {ONE.vf} is of no use to its pod, until that is made anew: {ONE.owner}: it has no driver any more"
+    assert messages(caplog) == [reason]
+    assert [(failure.reason, failure.age) for failure in made.failures] == [(reason, 3 * INTERVAL)]
+    assert (made.find_stuck(), custody.tried, len(list(store))) == ({}, [], 2)
+    absent.clear()
+    made.reconcile()
+    assert made.failures == []
+
+
+@pytest.mark.parametrize(("link", "driver", "netdev", "absence"), [
+    (True, "igbvf", None, None), (False, "vfio-pci", None, None), (False, "igb_uio", ("x", 1), None),
+    (True, None, None, "it has no driver any more"), (False, None, None, "it has no driver any more"),
+    (True, "vfio-pci", None, "it is bound to vfio-pci now"), (False, "igbvf", ("x", 1), "it is bound to igbvf now"),
+    (True, "igbvf", ("eth\x1b", 5), "its netdev is on the host, as eth\\x1b")])
+def test_what_a_pod_has_not_any_more(store, link, driver, netdev, absence):
+    node = kernel(driver=driver)
+    node.sysfs.identify, node.sysfs.find_netdev = lambda vf: 7, lambda vf: netdev
+    made = record()
+    if not link:
+        made = dataclasses.replace(made, baseline=dataclasses.replace(made.baseline, link=None))
+    assert Custody(node, store).find_absence(made) == absence
+    assert Custody(kernel(driver=driver), store).find_absence(made) is None       # there is no such VF
+
+
 def messages(caplog):
     return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
 
@@ -306,7 +337,7 @@ def test_counts(store, lost, counted, done):
     told = describe_repairs(made)
     assert told.brought_home == (BroughtHome(reason=Loss.REBOOTED, vfs=2),)
     assert (told.paid_late, told.set_aside, len(told.standing)) == (0, 0, 2)
-    assert told.last == f"VF {TWO.vf}: brought home: container c2, net1 of network net: {Loss.REBOOTED}"
+    assert told.last == f"VF {TWO.vf}: nothing to bring home: container c2, net1 of network net: {Loss.REBOOTED}"
     assert all("are still reserved: IPAM plugin fake" in problem.message for problem in told.standing)
     assert {problem.since for problem in told.standing} | {told.last_at} <= {
         moment(seconds) for seconds in range(int(before), int(time.time()) + 1)}
