@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from cni.custody import HANDED_BACK, OWNER_GRACE, Custody
@@ -63,7 +63,7 @@ class Detacher:
                 error.add_note(str(unpaid))
             raise
         if record is None:
-            _tell_left(call)
+            self._tell_left(call)
         with _bearing(record or self._store.find_owed(request.attachment), request):
             if record is None or not self._end_known(record, free, call):
                 free()
@@ -92,6 +92,18 @@ class Detacher:
                 self._custody.give_back(given, call.timeout)
         if record is not None:
             self.drop(record, call)
+
+    def _tell_left(self, call: Invocation) -> None:
+        """Say of a VF that is in the pod without a record that it stays there: nobody knows how it was before."""
+        device, fd = find_device(call.request.config), call.netns_fd
+        if device is None or self._store.find(device) is not None or fd is None or not is_netns(fd):
+            return
+        with suppress(SriovError), links_in(fd) as pod:
+            left = pod.find_pci(device)
+            if left is not None:
+                log.warning("%s: VF %s is in its network namespace, as %s, and no record says how it was before: "
+                            "it stays there until that namespace ends", describe_call(call.request.environment),
+                            device, printable(left.name))
 
     def _adopt(self, leftover: Leftover, call: Invocation, deadline: float) -> Record | None:
         """A record of ours for what sriov-cni attached; None where that VF is another's by now, or gone."""
@@ -183,19 +195,6 @@ class Detacher:
 
     def _release(self, record: Record, free: Callable[[], None], netns_fd: int | None) -> None:
         self._custody.release(record, netns_fd, time.monotonic() + HANDED_BACK, free)
-
-
-def _tell_left(call: Invocation) -> None:
-    """Say of a VF that is in the pod without a record that it stays there: nobody knows how it was before."""
-    device = find_device(call.request.config)
-    if device is None or call.netns_fd is None or not is_netns(call.netns_fd):
-        return
-    with links_in(call.netns_fd) as pod:
-        left = pod.find_pci(device)
-    if left is not None:
-        log.warning("%s: VF %s is in its network namespace, as %s, and no record says how it was before: it stays "
-                    "there until that namespace ends", describe_call(call.request.environment), device,
-                    printable(left.name))
 
 
 @contextmanager
