@@ -119,14 +119,9 @@ def asks_inside(ipam: str) -> bool:
 
 
 def find_device(config: Mapping[str, Any]) -> PciAddress | None:
-    """The VF that a configuration names, whatever else is wrong with it."""
-    runtime = config.get("runtimeConfig")
-    for where, key in ((runtime, "deviceID"), (config, "deviceID"), (config, "pciBusID")):
-        name = where.get(key) if isinstance(where, dict) else None
-        with suppress(InputError):
-            if isinstance(name, str) and name:
-                return PciAddress.parse(name)
-    return None
+    """The VF that a configuration names, whatever else is wrong with it; None for none, and for several."""
+    reader = _Reader(config, Report())
+    return reader.device(reader.section("runtimeConfig"))
 
 
 def find_ipam(config: Mapping[str, Any]) -> str | None:

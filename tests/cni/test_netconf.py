@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cni.fields import ENOUGH
 from cni.keys import fold_case
-from cni.netconf import NetConf, find_ipam, parse_netconf
+from cni.netconf import NetConf, find_device, find_ipam, parse_netconf
 from cni.protocol import CniError
 from sriov.model import LinkState, VfSettings
 from sriov.pci import MacAddress, PciAddress
@@ -119,6 +119,13 @@ def test_a_bad_mac_is_named_by_its_source_and_not_passed_over():
     assert problems(args={"cni": []}) == ["args.cni: expected an object, got a list"]
     assert problems({"MAC": "x"}, mac=C) == [
         "CNI_ARGS.MAC: expected a MAC address like 02:00:00:00:00:01, got 'x'"]
+
+
+def test_the_device_is_found_whatever_else_is_wrong():
+    assert find_device({"deviceID": VF, "vlan": "x", "runtimeConfig": 5}) == VF
+    assert find_device({"runtimeConfig": {"deviceID": VF}, "pciBusID": VF}) == VF
+    assert [find_device(config) for config in (
+        {}, {"deviceID": 5}, {"deviceID": "x"}, {"deviceID": VF, "pciBusID": "0000:99:00.1"})] == [None] * 4
 
 
 def test_a_bad_mac_that_another_outweighs_is_odd_in_others_nads():
