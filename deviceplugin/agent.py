@@ -145,7 +145,7 @@ class Agent:
     def _find_faults(self, host: Host) -> Mapping[PciAddress, str]:
         """Why the next pod could not use VFs, by who moves them; one that a pod has is not the next one's yet."""
         node = self._node
-        stray = {vf.address: _STRAY for pf in host.pfs for vf in pf.vfs
+        stray = {vf.address: _STRAY for vf in host.vfs
                  if vf.away and vf.last_link is not None and not node.pods.holds(vf.address)}
         free = {address: reason for address, reason in {**stray, **node.stuck()}.items()
                 if (vf := host.find_vf(address)) is not None and not node.kubelet.holds(vf)}
