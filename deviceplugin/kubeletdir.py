@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -37,6 +38,16 @@ class KubeletDirectory:
     def socket(self, way: Way, resource: str) -> Path:
         """`plugins_registry/intel.com_sriov.sock`."""
         return self.root / way.value / f"{resource.replace('/', '_')}.sock"
+
+    def another_socket(self, way: Way, resource: str) -> Path:
+        """`plugins_registry/intel.com_sriov~5f3a91c2.sock`: no resource's own, and none that there has been."""
+        own = self.socket(way, resource)
+        return own.with_name(f"{own.stem}~{secrets.token_hex(4)}{own.suffix}")
+
+    def sockets(self, resource: str) -> list[Path]:
+        """Where it is served, or was by processes that died: its own names, and the others that are there."""
+        own = [self.socket(way, resource) for way in Way]
+        return [*own, *(other for path in own for other in path.parent.glob(f"{path.stem}~*{path.suffix}"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ class ServiceConfig:
     kubelet: KubeletDirectory = field(default_factory=KubeletDirectory)
     device_info: Path = deviceinfo.DIRECTORY
     stream_grace: float = 1.0         # seconds that the kubelet has to open a new stream after it closed one
+    patience: float = 5.0             # seconds that its watcher has to register a socket; it looks every second
     poll: float = 5.0                 # seconds; the backstop for inotify
 
 
@@ -92,6 +93,8 @@ class Resource:
         self._delays = backoff(0.5, 30)
         self._graces = backoff(config.stream_grace, 60)
         self._grace = next(self._graces)
+        self._patiences = backoff(config.patience, 60)
+        self._waits_in_vain = False       # the kubelet does not ask under the name that we served last
 
     @property
     def problem(self) -> str | None:
@@ -115,12 +118,14 @@ class Resource:
     async def _serve(self) -> None:
         """Serve one incarnation of the socket, until it has to be made anew; raise if it cannot be served."""
         kubelet, resource = self._config.kubelet, self._resource
-        for way in Way:
-            check_unserved(kubelet.socket(way, resource))
+        for path in kubelet.sockets(resource):
+            check_unserved(path)
         way = kubelet.way()
+        path = kubelet.another_socket(way, resource) if self._waits_in_vain else kubelet.socket(way, resource)
+        self._waits_in_vain = False
         session = self._session = Session(self.wake.set)
         server = make_server(resource, self._inventory, self._config.device_info, session)
-        async with serving(server, kubelet.socket(way, resource)) as endpoint:
+        async with serving(server, path) as endpoint:
             log.info("%s: serving on %s", resource, endpoint.path)
             match way:
                 case Way.WATCHER:
@@ -129,7 +134,13 @@ class Resource:
                     await self._keep_called(endpoint, session)
 
     async def _keep_watched(self, endpoint: Endpoint, session: Session) -> None:
-        """Until the socket is gone, or the kubelet refused it or let go of it: it dials each socket once."""
+        """Until the socket is gone, or the kubelet refused it, let go of it (it dials each once) or never asked.
+
+        A path that it failed with, such as that of a socket that a reboot left, the kubelet leaves alone for up to
+        two minutes, though the socket be made anew (its pkg/util/goroutinemap). Another path it takes at once.
+        """
+        own = self._config.kubelet.socket(Way.WATCHER, self._resource)
+        asked_by = time.monotonic() + next(self._patiences)
         while endpoint.present():
             self.wake.clear()
             left = self._grace_left(session)
@@ -142,11 +153,18 @@ class Resource:
                     return
             elif session.registered:
                 self._registered()
+            elif session.untouched and time.monotonic() >= asked_by:
+                self._report(HostError(f"the kubelet does not register {self._resource}",
+                                       hint="is it running? It is offered another socket now and then"))
+                self._waits_in_vain = True
+                return
             if left == 0.0:
                 log.warning("%s: the kubelet has no stream open, making the socket anew", self._resource)
                 self._renew_grace(session)
                 return
-            await self._wait(left)
+            if endpoint.path != own:
+                check_unserved(own)       # another device plugin for the resource puts its socket there
+            await self._wait(asked_by - time.monotonic() if session.untouched else left)
         log.warning("%s: %s was deleted, making it anew", self._resource, endpoint.path)
 
     async def _keep_called(self, endpoint: Endpoint, session: Session) -> None:
@@ -216,6 +234,7 @@ class Resource:
             log.info("%s: registered with the kubelet", self._resource)
         self._reported = ""
         self._delays = backoff(0.5, 30)
+        self._patiences = backoff(self._config.patience, 60)
 
     def _report(self, error: SriovError) -> None:
         if str(error) != self._reported:

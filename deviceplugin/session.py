@@ -18,6 +18,11 @@ class Session:
         self.registered = False                # the kubelet said so
         self.refusal: str | None = None        # or why not
 
+    @property
+    def untouched(self) -> bool:
+        """The kubelet has neither registered it, nor refused it, nor asked for its devices."""
+        return not self.registered and self.refusal is None and not self.watched
+
     @contextmanager
     def stream(self) -> Iterator[None]:
         self.streams += 1

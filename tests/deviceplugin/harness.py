@@ -80,11 +80,10 @@ def run(scenario: Callable[[], Awaitable[None]], seconds: float = 20.0) -> None:
     asyncio.run(bounded())
 
 
-def configure(root: Path, *, stream_grace: float = 0.1) -> ServiceConfig:
+def configure(root: Path, *, stream_grace: float = 0.1, patience: float = 5.0) -> ServiceConfig:
     """The poll is far away: what a test sees was noticed by an event."""
-    return ServiceConfig(
-        kubelet=KubeletDirectory(root), device_info=root / "devinfo", stream_grace=stream_grace, poll=60.0
-    )
+    return ServiceConfig(kubelet=KubeletDirectory(root), device_info=root / "devinfo", stream_grace=stream_grace,
+                         patience=patience, poll=60.0)
 
 
 @asynccontextmanager

@@ -19,8 +19,12 @@ import pytest
 from deviceplugin.endpoint import check_unserved
 from deviceplugin.inventory import Inventory
 from deviceplugin.kubelet import deviceplugin_pb2 as api
+from deviceplugin.kubelet import pluginregistration_pb2 as watcher
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_RegistrationServicer_to_server
-from deviceplugin.kubeletdir import identify
+from deviceplugin.kubelet.pluginregistration_pb2_grpc import (
+    add_RegistrationServicer_to_server as add_watched,
+)
+from deviceplugin.kubeletdir import KubeletDirectory, Way, identify
 from sriov.errors import HostError, Refused
 from tests.deviceplugin.harness import (
     RESOURCE,
@@ -268,6 +272,83 @@ def test_a_socket_that_another_process_put_in_place_of_ours_stays(
             listener.close()
 
     run(scenario)
+
+
+class Unready:
+    """A plugin that does not say what it is."""
+
+    def __init__(self, asked: asyncio.Event) -> None:
+        self._asked = asked
+
+    async def GetInfo(self, request: watcher.InfoRequest, context: grpc.aio.ServicerContext) -> watcher.PluginInfo:
+        self._asked.set()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+        raise AssertionError("abort raises")
+
+    async def NotifyRegistrationStatus(
+        self, request: watcher.RegistrationStatus, context: grpc.aio.ServicerContext
+    ) -> watcher.RegistrationStatusResponse:
+        return watcher.RegistrationStatusResponse()
+
+
+@asynccontextmanager
+async def weary(root: Path) -> AsyncIterator[Kubelet]:
+    """A kubelet that has failed with the resource's socket, and leaves the name alone for a minute."""
+    path = socket_of(root, True)
+    server, asked = grpc.aio.server(), asyncio.Event()
+    add_watched(Unready(asked), server)
+    path.parent.mkdir()
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    async with Kubelet(root, first_retry=60.0) as kubelet:
+        await asked.wait()
+        await server.stop(None)
+        yield kubelet
+
+
+def test_a_kubelet_that_is_tired_of_a_name_is_offered_another_one(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket that a reboot left, and that nobody served for a while, would cost up to two minutes."""
+    async def scenario() -> None:
+        async with weary(root) as kubelet:
+            for _ in range(2):                    # the second agent finds no socket of the first one
+                async with agent(configure(root, patience=0.3), two_devices()):
+                    await kubelet.wait_allocatable(RESOURCE, 2)
+                    (path,) = socket_of(root, True).parent.iterdir()
+                    assert path.name.startswith("intel.com_sriov~")
+                await kubelet.wait_allocatable(RESOURCE, 0)
+
+    run(scenario)
+    assert caplog.text.count("the kubelet does not register intel.com/sriov (hint: is it running?") == 2
+
+
+def test_what_a_dead_agent_left_under_another_name_is_removed(root: Path) -> None:
+    async def scenario() -> None:
+        left = KubeletDirectory(root).another_socket(Way.WATCHER, RESOURCE)
+        other = KubeletDirectory(root).another_socket(Way.WATCHER, f"{RESOURCE}_dpdk")
+        for path in (left, other):
+            listen(path).close()
+        async with Kubelet(root) as kubelet, agent(configure(root), two_devices()):
+            await kubelet.wait_allocatable(RESOURCE, 2)
+            assert sorted(path.name for path in left.parent.iterdir()) == ["intel.com_sriov.sock", other.name]
+
+    run(scenario)
+
+
+def test_another_plugin_of_the_resource_ends_ours_under_its_other_name(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kubelet takes a resource from one plugin: of two it would drop now the one, now the other."""
+    async def scenario() -> None:
+        async with weary(root) as kubelet, agent(configure(root, patience=0.3), two_devices()):
+            await kubelet.wait_allocatable(RESOURCE, 2)
+            theirs = listen(socket_of(root, True))
+            await kubelet.wait_allocatable(RESOURCE, 0)
+            theirs.close()
+
+    run(scenario)
+    assert "serves it (hint: stop the other device plugin for this resource" in caplog.text
 
 
 def test_check_unserved(root: Path) -> None:

@@ -31,7 +31,7 @@ from tests.support.kubelet_devices import (
     TopologyPolicy,
     UnexpectedAdmissionError,
 )
-from tests.support.kubelet_plugins import Clients, PluginWatcher, Registration
+from tests.support.kubelet_plugins import FIRST_RETRY, Clients, PluginWatcher, Registration
 from tests.support.kubelet_podresources import PodResources
 
 __all__ = [
@@ -47,7 +47,8 @@ class Kubelet:
     """The process between start and stop; the folder, with checkpoint and plugins' sockets, outlives it.
 
     `plugin_watcher` decides whether plugins_registry exists at start (a folder that is there stays).
-    `watch_period` is how often the watcher looks at it, in seconds: 1 s in a kubelet.
+    `watch_period` is how often the watcher looks at it, in seconds: 1 s in a kubelet; `first_retry` how long it
+    leaves a socket's path alone after the first failure with it.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Kubelet:
         topology_policy: TopologyPolicy = TopologyPolicy.NONE,
         seed: int = 0,
         watch_period: float = 0.05,
+        first_retry: float = FIRST_RETRY,
     ) -> None:
         self.root = root
         self.plugin_watcher = plugin_watcher
         self._watch_period = watch_period
+        self._first_retry = first_retry
         self._devices = DeviceManager(
             checkpoint=self.device_plugins / "kubelet_internal_checkpoint",
             policy=topology_policy,
@@ -118,7 +121,7 @@ class Kubelet:
 
         if self.plugin_watcher:
             self.plugins_registry.mkdir(exist_ok=True)
-            plugins = PluginWatcher(self.plugins_registry, self._clients, self._watch_period)
+            plugins = PluginWatcher(self.plugins_registry, self._clients, self._watch_period, self._first_retry)
             self._watching = asyncio.create_task(plugins.run(), name="plugin watcher")
 
     async def stop(self) -> None:

@@ -149,25 +149,38 @@ class Watched:
 
     identity: tuple[int, int]
     resource: str | None = None       # set when it was taken up: it is not dialled again then
-    retry: float = 0.0                # not before this (monotonic)
-    delay: float = FIRST_RETRY
+
+
+@dataclass(slots=True)
+class Retry:
+    """After failures with a path: of whichever incarnation, and whether it is still there or not."""
+
+    due: float                        # monotonic
+    delay: float                      # seconds, of the next failure
 
 
 class PluginWatcher:
-    """Looks at plugins_registry every `period` seconds (the kubelet: 1 s, woken by no event either)."""
+    """Looks at plugins_registry every `period` seconds (the kubelet: 1 s, woken by no event either).
 
-    def __init__(self, folder: Path, clients: Clients, period: float) -> None:
+    `first_retry`: seconds that a path is left alone after its first failure.
+    """
+
+    def __init__(self, folder: Path, clients: Clients, period: float, first_retry: float) -> None:
         self._folder = folder
         self._clients = clients
         self._period = period
+        self._first_retry = first_retry
         self._watched: dict[Path, Watched] = {}
+        self._retries: dict[Path, Retry] = {}
+        self._dialled: dict[Path, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        while True:
-            await self._reconcile()
-            await asyncio.sleep(self._period)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._reconcile(tasks)
+                await asyncio.sleep(self._period)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
         present = find_sockets(self._folder)
         for path, watched in list(self._watched.items()):
             if present.get(path) != watched.identity:
@@ -176,32 +189,42 @@ class PluginWatcher:
                     await self._clients.disconnect(watched.resource)
         for path, identity in present.items():
             watched = self._watched.setdefault(path, Watched(identity))
-            if watched.resource is None and time.monotonic() >= watched.retry:
-                await self._register(path, watched)
+            retry = self._retries.get(path)
+            waits = retry is not None and time.monotonic() < retry.due
+            if watched.resource is None and not waits and path not in self._dialled:
+                self._dialled[path] = tasks.create_task(self._take(path, watched), name=f"register {path}")
+
+    async def _take(self, path: Path, watched: Watched) -> None:
+        try:
+            await self._register(path, watched)
+        except (PluginError, TimeoutError, grpc.aio.AioRpcError) as error:
+            log.info("%s is not registered: %s", path, error)
+            last = self._retries.get(path)
+            delay = self._first_retry if last is None else last.delay
+            self._retries[path] = Retry(time.monotonic() + delay, min(2 * delay, LONGEST_RETRY))
+        else:
+            self._retries.pop(path, None)
+        finally:
+            del self._dialled[path]
 
     async def _register(self, path: Path, watched: Watched) -> None:
         async with dial(path, authority=quote(str(path), safe="")) as channel:
+            async with asyncio.timeout(DIAL_SECONDS):
+                await channel.channel_ready()
             stub = RegistrationStub(channel)
+            info = await stub.GetInfo(watcher.InfoRequest(), timeout=GET_INFO_SECONDS)
             try:
-                info = await stub.GetInfo(
-                    watcher.InfoRequest(), timeout=GET_INFO_SECONDS, wait_for_ready=True
-                )
-                try:
-                    check_plugin(info.name, info.supported_versions)
-                except PluginError as error:
-                    await self._notify(stub, f"plugin validation failed with err: {error}")
-                    raise
-                watched.resource = info.name
-                try:
-                    await self._clients.connect(info.name, Path(info.endpoint or path))
-                except grpc.aio.AioRpcError as error:
-                    await self._notify(stub, f"plugin registration failed with err: {error.details()}")
-                else:
-                    await self._notify(stub, "")
-            except (PluginError, grpc.aio.AioRpcError) as error:
-                log.info("%s is not registered: %s", path, error)
-                watched.retry = time.monotonic() + watched.delay
-                watched.delay = min(2 * watched.delay, LONGEST_RETRY)
+                check_plugin(info.name, info.supported_versions)
+            except PluginError as error:
+                await self._notify(stub, f"plugin validation failed with err: {error}")
+                raise
+            watched.resource = info.name
+            try:
+                await self._clients.connect(info.name, Path(info.endpoint or path))
+            except grpc.aio.AioRpcError as error:
+                await self._notify(stub, f"plugin registration failed with err: {error.details()}")
+            else:
+                await self._notify(stub, "")
 
     async def _notify(self, stub: RegistrationStub, error: str) -> None:
         status = watcher.RegistrationStatus(plugin_registered=not error, error=error)
