@@ -27,7 +27,7 @@ from sriov.pci import MacAddress
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0      # seconds for carrier and DAD; for as long the namespace is held open
-_REPEAT = 1.0       # seconds to the second time: a link that just went up may lose its first packets
+_TIMES, _REPEAT = 2, 1.0      # seconds to the second time: a link that just went up may lose its first packets
 _LOOK = 0.5         # seconds between two looks whether the pod is still there
 
 _ETH_P_IP6, _ETH_P_ARP, _ARP_REQUEST, _ICMPV6 = 0x86DD, 0x0806, 1, 58
@@ -42,7 +42,6 @@ class Arrival:
 
     netns: str
     index: int
-    mac: MacAddress
     addresses: Sequence[IPv4Address | IPv6Address]
 
 
@@ -87,39 +86,44 @@ def _open(stack: ExitStack, index: int) -> tuple[Links, LinkEvents, socket.socke
 def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival: Arrival,
               place: tuple[int, int] | None) -> None:
     until = time.monotonic() + PATIENCE
-    waiting = set(arrival.addresses)
-    due: list[tuple[float, IPv4Address | IPv6Address]] = []       # to be said again
+    said: dict[IPv4Address | IPv6Address, list[float]] = {}       # when (monotonic), for the MAC of now
+    mac = None
     heard = select.poll()
     heard.register(events, select.POLLIN)
-    while (waiting or due) and (now := time.monotonic()) < until and find_place(arrival.netns) == place:
+    while (now := time.monotonic()) < until and find_place(arrival.netns) == place:
         link = links.find(arrival.index)
         if link is None:
             return                      # its DEL was quicker
-        ready = _ready(links, arrival, waiting) if link.carrier else set()
-        for address in (*ready, *(address for moment, address in due if moment <= now)):
-            packets.send(announcement(arrival.mac, address))
-        due = [(moment, address) for moment, address in due if moment > now]
-        due += [(now + _REPEAT, address) for address in ready]
-        waiting -= ready
-        rest = min([until, now + _LOOK, *(moment for moment, _ in due)]) - now
+        if link.mac != mac:             # a later plugin of the chain may change it
+            mac, said = link.mac, {address: [] for address in arrival.addresses}
+        for address in _find_settled(links, arrival, said) if link.carrier else ():
+            if not said[address] or said[address][-1] + _REPEAT <= now:
+                packets.send(announcement(mac, address))
+                said[address].append(now)
+        said = {address: times for address, times in said.items() if len(times) < _TIMES}
+        if not said:
+            return
+        rest = min(until, now + _LOOK, *(times[-1] + _REPEAT for times in said.values() if times)) - now
         if heard.poll(max(0.0, rest) * 1000):
             events.drain()
-    if waiting:
+    silent = [address for address, times in said.items() if not times]
+    if silent:
         log.info("index %d of %s: not announced within %.0f s: %s", arrival.index, arrival.netns, PATIENCE,
-                 ", ".join(map(str, waiting)))
+                 ", ".join(map(str, silent)))
 
 
-def _ready(links: Links, arrival: Arrival, waiting: set[IPv4Address | IPv6Address],
-           ) -> set[IPv4Address | IPv6Address]:
-    """Which of `waiting` are settled; one that somebody else has leaves it."""
-    if not any(address.version == 6 for address in waiting):
-        return set(waiting)
-    states = {found.address.ip: found for found in links.dump_addresses() if found.index == arrival.index}
-    for address in [address for address in waiting if address in states and states[address].duplicate]:
+def _find_settled(links: Links, arrival: Arrival, asked: dict[IPv4Address | IPv6Address, list[float]],
+                  ) -> list[IPv4Address | IPv6Address]:
+    """Which of `asked` the interface has for good by now; one that somebody else has leaves them.
+
+    A later plugin may take an address away and give it back (vrf): DAD then starts anew, and a NIC that hands the
+    VF its own advertisement would end it.
+    """
+    states = {found.address.ip: found for found in links.dump_addresses(arrival.index)}
+    for address in [address for address in asked if address in states and states[address].duplicate]:
         log.error("index %d of %s: somebody else on the link has %s", arrival.index, arrival.netns, address)
-        waiting.discard(address)
-    return {address for address in waiting
-            if address.version == 4 or (address in states and not states[address].tentative)}
+        del asked[address]
+    return [address for address in asked if address in states and not states[address].tentative]
 
 
 def announcement(mac: MacAddress, address: IPv4Address | IPv6Address) -> bytes:

@@ -226,7 +226,7 @@ class Attachments:
                  "".join(f", {each}" for each in (*describe_settings(conf.settings),
                                           *(ip.address for ip in addresses.ips))))
         if inside is not None:
-            start_announcing(pod.netns_fd, Arrival(netns=request.netns, index=inside.index, mac=inside.mac,
+            start_announcing(pod.netns_fd, Arrival(netns=request.netns, index=inside.index,
                                                    addresses=[ip.address.ip for ip in addresses.ips]))
         return result
 

@@ -52,7 +52,7 @@ def test_a_thread_that_cannot_be_started_holds_no_namespace(monkeypatch, caplog)
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    arrival = Arrival(netns="/proc/self/ns/net", index=5, mac=MAC, addresses=[ip_address("10.9.0.1")])
+    arrival = Arrival(netns="/proc/self/ns/net", index=5, addresses=[ip_address("10.9.0.1")])
     fd = os.open("/proc/self/ns/net", os.O_RDONLY)
     try:
         before = len(os.listdir("/proc/self/fd"))

@@ -62,7 +62,7 @@ def arrive(host, pod):
             stack.callback(ear.close)
             stack.callback(other.close)
             ips = [ip_interface(address).ip for address in addresses]
-            return Arrival(netns=pod.path, index=link.index, mac=link.mac, addresses=ips), ear, other
+            return Arrival(netns=pod.path, index=link.index, addresses=ips), ear, other
 
         yield make
         wait_for("the announcing threads to end", lambda: not announcing())
@@ -72,17 +72,21 @@ def announcing():
     return [thread for thread in threading.enumerate() if thread.name == "announce"]
 
 
+def frame_of(pod, address):
+    return announcement(pod.links.find("net1").mac, address)
+
+
 def test_each_address_is_announced_twice_by_its_own_interface(pod, arrive):
     arrival, ear, other = arrive("10.9.0.1/24", "fd00::1/64")
     started = time.monotonic()
     start_announcing(pod.fd, arrival)
     assert time.monotonic() - started < 2.0
     for address in arrival.addresses:
-        frame = announcement(arrival.mac, address)
+        frame = frame_of(pod, address)
         wait_for(f"two announcements of {address}", lambda: ear.count(frame) == 2)      # noqa: B023 - called at once
         assert other.count(frame) == 0
     wait_for("the thread to end", lambda: not announcing())
-    assert [ear.count(announcement(arrival.mac, address)) for address in arrival.addresses] == [2, 2]
+    assert [ear.count(frame_of(pod, address)) for address in arrival.addresses] == [2, 2]
 
 
 def test_it_waits_for_a_carrier(host, pod, arrive):
@@ -91,7 +95,40 @@ def test_it_waits_for_a_carrier(host, pod, arrive):
     wait_for("the thread to wait", announcing)
     assert not pod.links.find("net1").carrier
     host.run("link", "set", "outside", "up")
-    wait_for("the announcement", lambda: ear.count(announcement(arrival.mac, ip_address("10.9.0.1"))))
+    wait_for("the announcement", lambda: ear.count(frame_of(pod, ip_address("10.9.0.1"))))
+
+
+def test_the_mac_is_the_one_that_it_has_by_then(pod, arrive):
+    """A later plugin of the chain changes it (tuning)."""
+    arrival, ear, _ = arrive("10.9.0.1/24", "fd00::1/64")
+    old = [frame_of(pod, address) for address in arrival.addresses]
+    start_announcing(pod.fd, arrival)
+    wait_for("the first announcement", lambda: ear.count(old[0]))
+    pod.run("link", "set", "net1", "address", "02:00:00:00:21:02")
+    before = [ear.count(frame) for frame in old]
+    for address in arrival.addresses:
+        frame = frame_of(pod, address)
+        wait_for(f"two announcements of {address}", lambda: ear.count(frame) == 2)      # noqa: B023 - called at once
+    assert [ear.count(frame) for frame in old] == before
+
+
+def test_an_address_that_is_in_dad_again_is_not_announced_again_before_its_end(pod, arrive):
+    """A later plugin of the chain takes it away and gives it back (vrf); some NICs hand a VF its own frames."""
+    arrival, ear, _ = arrive("fd00::1/64")
+    frame = frame_of(pod, ip_address("fd00::1"))
+    start_announcing(pod.fd, arrival)
+    wait_for("the first announcement", lambda: ear.count(frame))
+    pod.run("address", "del", "fd00::1/64", "dev", "net1")
+    call_in(pod.fd, lambda: Path("/proc/sys/net/ipv6/conf/net1/dad_transmits").write_text("2"))
+    pod.run("address", "add", "fd00::1/64", "dev", "net1")
+
+    def is_tentative():
+        (found,) = [found for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"]
+        return found.tentative
+
+    while (said := ear.count(frame), is_tentative())[1]:      # counted before: DAD may end at any moment
+        assert said == 1
+    wait_for("the second announcement", lambda: ear.count(frame) == 2)
 
 
 def test_ipv6_can_be_used_during_dad_and_is_announced_after_it(pod, arrive):
@@ -105,7 +142,7 @@ def test_ipv6_can_be_used_during_dad_and_is_announced_after_it(pod, arrive):
 
     call_in(pod.fd, bind)
     start_announcing(pod.fd, arrival)
-    frame = announcement(arrival.mac, ip_address("fd00::1"))
+    frame = frame_of(pod, ip_address("fd00::1"))
     assert ear.count(frame) == 0
     wait_for("the announcement", lambda: ear.count(frame))
     (found,) = [found for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"]
@@ -122,8 +159,7 @@ def test_an_address_that_somebody_has_is_said_and_not_announced(host, pod, arriv
     wait_for("a carrier", lambda: pod.links.find("net1").carrier)
     set_up_interface(pod.fd, "net1", ipv6=True)
     pod.links.add_address(link.index, ip_interface("fd00::1/64"))
-    start_announcing(pod.fd, Arrival(netns=pod.path, index=link.index, mac=link.mac,
-                                     addresses=[ip_address("fd00::1")]))
+    start_announcing(pod.fd, Arrival(netns=pod.path, index=link.index, addresses=[ip_address("fd00::1")]))
     wait_for("the thread to end", lambda: not announcing())
     assert "somebody else on the link has fd00::1" in caplog.text
     assert [found.duplicate for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"] == [True]
