@@ -27,7 +27,7 @@ from tests.support.node import wait_for
 DEPLOY = CHECKOUT / "deploy"
 NAMESPACE = "vfpool-system"
 EXPECTED = {SRIOV: 14, DPDK: 7}      # of deploy/examples/pools.yaml on the lab's three PFs
-PATIENCE = 120.0                     # seconds, for what emulation makes slow
+PATIENCE = 240.0                     # seconds, for what emulation makes slow, with slack for slower machines
 POLL = 0.5                           # seconds between questions: node and control plane share two cores
 
 
