@@ -72,7 +72,7 @@ def view(assignment: Assignment, *pools: Pool, generation: int = 1) -> View:
     return View(pools=pools or tuple(plain), assignment=assignment, generation=generation)
 
 
-def run(scenario: Callable[[], Awaitable[None]], seconds: float = 20.0) -> None:
+def run(scenario: Callable[[], Awaitable[None]], seconds: float = 60.0) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(seconds):
             await scenario()

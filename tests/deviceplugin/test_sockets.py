@@ -111,7 +111,7 @@ def test_a_socket_deleted_during_the_register_call_is_made_anew_at_once(root: Pa
             await until(lambda: odd.calls == 2)
             assert socket_of(root, False).exists()
 
-    run(scenario, 3.0)
+    run(scenario, 8.0)      # the call that hangs would last 15
 
 
 def test_a_kubelet_that_registers_but_opens_no_stream_is_called_again_ever_more_slowly(root: Path) -> None:
