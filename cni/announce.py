@@ -6,6 +6,7 @@ The frames are complete ones, sent through a packet socket of that one interface
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -27,7 +28,8 @@ from sriov.pci import MacAddress
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0      # seconds for carrier and DAD; for as long the namespace is held open
-_TIMES, _REPEAT = 2, 1.0      # seconds to the second time: a link that just went up may lose its first packets
+_TIMES = 2
+_REPEAT = 1.0       # seconds to the second time: a link that just went up may lose its first packets
 _LOOK = 0.5         # seconds between two looks whether the pod is still there
 
 _ETH_P_IP6, _ETH_P_ARP, _ARP_REQUEST, _ICMPV6 = 0x86DD, 0x0806, 1, 58
@@ -96,20 +98,31 @@ def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival:
             return                      # its DEL was quicker
         if link.mac != mac:             # a later plugin of the chain may change it
             mac, said = link.mac, {address: [] for address in arrival.addresses}
-        for address in _find_settled(links, arrival, said) if link.carrier else ():
-            if not said[address] or said[address][-1] + _REPEAT <= now:
-                packets.send(announcement(mac, address))
+        settled = _find_settled(links, arrival, said) if link.carrier else []
+        for address in settled:
+            if (not said[address] or said[address][-1] + _REPEAT <= now) and _send(packets, mac, address):
                 said[address].append(now)
         said = {address: times for address, times in said.items() if len(times) < _TIMES}
         if not said:
             return
-        rest = min(until, now + _LOOK, *(times[-1] + _REPEAT for times in said.values() if times)) - now
-        if heard.poll(max(0.0, rest) * 1000):
+        due = [again for times in said.values() if times and (again := times[-1] + _REPEAT) > now]
+        if heard.poll((min([until, now + _LOOK, *due]) - now) * 1000):
             events.drain()
     silent = [address for address, times in said.items() if not times]
     if silent:
         log.info("index %d of %s: not announced within %.0f s: %s", arrival.index, arrival.netns, PATIENCE,
                  ", ".join(map(str, silent)))
+
+
+def _send(packets: socket.socket, mac: MacAddress, address: IPv4Address | IPv6Address) -> bool:
+    """Whether it went: a later plugin may have set the link down this moment."""
+    try:
+        packets.send(announcement(mac, address))
+    except OSError as error:
+        if error.errno not in (errno.ENETDOWN, errno.ENOBUFS):
+            raise
+        return False
+    return True
 
 
 def _find_settled(links: Links, arrival: Arrival, asked: dict[IPv4Address | IPv6Address, list[float]],

@@ -11,8 +11,10 @@ from pathlib import Path
 import grpc
 
 from deviceplugin.kubeletdir import Identity, identify
+from sriov import unixsocket
 from sriov.errors import HostError
-from sriov.unixsocket import make_room
+
+_TWO_PLUGINS = "stop the other device plugin for this resource, or rename the resource"
 
 _serial = itertools.count()
 
@@ -28,12 +30,17 @@ class Endpoint:
 
 
 def check_unserved(path: Path) -> None:
-    """Raise Refused if a live process listens on `path`; remove the socket that a dead one left.
+    """Raise Refused if a live process listens on `path`, HostError or InputError if that cannot be told.
 
     The kubelet keeps one client per resource: of two plugins that overlap, it drops the newer one as soon
     as the older one goes.
     """
-    make_room(path, hint="stop the other device plugin for this resource, or rename the resource")
+    unixsocket.check_unserved(path, hint=_TWO_PLUGINS)
+
+
+def make_room(path: Path) -> None:
+    """Remove the socket that a dead process left at `path`; raises as `check_unserved` does."""
+    unixsocket.make_room(path, hint=_TWO_PLUGINS)
 
 
 @asynccontextmanager

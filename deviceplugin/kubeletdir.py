@@ -39,15 +39,18 @@ class KubeletDirectory:
         """`plugins_registry/intel.com_sriov.sock`."""
         return self.root / way.value / f"{resource.replace('/', '_')}.sock"
 
-    def another_socket(self, way: Way, resource: str) -> Path:
-        """`plugins_registry/intel.com_sriov~5f3a91c2.sock`: no resource's own, and none that there has been."""
-        own = self.socket(way, resource)
-        return own.with_name(f"{own.stem}~{secrets.token_hex(4)}{own.suffix}")
+    def another_socket(self, resource: str) -> Path:
+        """`plugins_registry/intel.com_sriov~5f3a91`: no resource's own, and most likely none that there has been.
+
+        Short, since a socket's path has 107 bytes at most.
+        """
+        own = self.socket(Way.WATCHER, resource)
+        return own.with_name(f"{own.stem}~{secrets.token_hex(3)}")
 
     def sockets(self, resource: str) -> list[Path]:
         """Where it is served, or was by processes that died: its own names, and the others that are there."""
-        own = [self.socket(way, resource) for way in Way]
-        return [*own, *(other for path in own for other in path.parent.glob(f"{path.stem}~*{path.suffix}"))]
+        own = self.socket(Way.WATCHER, resource)
+        return [*(self.socket(way, resource) for way in Way), *own.parent.glob(f"{own.stem}~*")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,7 @@ class Registration:
     async def GetInfo(
         self, request: watcher.InfoRequest, context: grpc.aio.ServicerContext
     ) -> watcher.PluginInfo:
+        self._session.ask()
         return self._info
 
     async def NotifyRegistrationStatus(

@@ -6,20 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deviceplugin import deviceinfo
-from deviceplugin.endpoint import Endpoint, check_unserved, serving
+from deviceplugin.endpoint import Endpoint, check_unserved, make_room, serving
 from deviceplugin.folders import watch
 from deviceplugin.inventory import Inventory
 from deviceplugin.kubeletdir import KubeletDirectory, Way
 from deviceplugin.plugin import make_server
 from deviceplugin.registration import Registrar, backoff
 from deviceplugin.session import Session
-from sriov.errors import HostError, Refused, SriovError
+from sriov.errors import HostError, InputError, Refused, SriovError
 
 log = logging.getLogger(__name__)
+
+# Seconds from the kubelet's GetInfo to its word whether it takes the plugin: 10 to dial, 5 to say so, and slack.
+CONNECTING = 20.0
+LONGEST_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +98,9 @@ class Resource:
         self._delays = backoff(0.5, 30)
         self._graces = backoff(config.stream_grace, 60)
         self._grace = next(self._graces)
-        self._patiences = backoff(config.patience, 60)
-        self._waits_in_vain = False       # the kubelet does not ask under the name that we served last
+        self._patience = config.patience
+        self._renames = False             # the next socket has another name: the kubelet left this one alone
+        self._refused = False             # and has not registered us since
 
     @property
     def problem(self) -> str | None:
@@ -119,10 +125,10 @@ class Resource:
         """Serve one incarnation of the socket, until it has to be made anew; raise if it cannot be served."""
         kubelet, resource = self._config.kubelet, self._resource
         for path in kubelet.sockets(resource):
-            check_unserved(path)
+            make_room(path)
         way = kubelet.way()
-        path = kubelet.another_socket(way, resource) if self._waits_in_vain else kubelet.socket(way, resource)
-        self._waits_in_vain = False
+        renames, self._renames = self._renames and way is Way.WATCHER, False
+        path = kubelet.another_socket(resource) if renames else kubelet.socket(way, resource)
         session = self._session = Session(self.wake.set)
         server = make_server(resource, self._inventory, self._config.device_info, session)
         async with serving(server, path) as endpoint:
@@ -134,38 +140,50 @@ class Resource:
                     await self._keep_called(endpoint, session)
 
     async def _keep_watched(self, endpoint: Endpoint, session: Session) -> None:
-        """Until the socket is gone, or the kubelet refused it, let go of it (it dials each once) or never asked.
-
-        A path that it failed with, such as that of a socket that a reboot left, the kubelet leaves alone for up to
-        two minutes, though the socket be made anew (its pkg/util/goroutinemap). Another path it takes at once.
-        """
+        """Until the socket is gone, or the kubelet refused it, let go of it or left it alone for too long."""
         own = self._config.kubelet.socket(Way.WATCHER, self._resource)
-        asked_by = time.monotonic() + next(self._patiences)
+        began = time.monotonic()
         while endpoint.present():
             self.wake.clear()
             left = self._grace_left(session)
             if session.refusal is not None:
                 self._report(Refused(f"the kubelet refuses {self._resource}: {session.refusal}"))
-                # It tries again by itself if the name was wrong, but not if connecting failed. No shortcut
-                # by `wake`: making a socket wakes us.
+                self._refused = True
+                # Whether it tries again by itself goes by its release and by what failed. No shortcut by
+                # `wake`: making a socket wakes us.
                 await asyncio.sleep(next(self._delays))
                 if session.refusal is not None:
                     return
             elif session.registered:
                 self._registered()
-            elif session.untouched and time.monotonic() >= asked_by:
-                self._report(HostError(f"the kubelet does not register {self._resource}",
-                                       hint="is it running? It is offered another socket now and then"))
-                self._waits_in_vain = True
+            elif session.untouched and time.monotonic() >= self._give_up_at(session, began):
+                self._rename(session)
                 return
             if left == 0.0:
                 log.warning("%s: the kubelet has no stream open, making the socket anew", self._resource)
                 self._renew_grace(session)
                 return
             if endpoint.path != own:
-                check_unserved(own)       # another device plugin for the resource puts its socket there
-            await self._wait(asked_by - time.monotonic() if session.untouched else left)
+                with suppress(HostError, InputError):      # what cannot be told ends no plugin that works
+                    check_unserved(own)   # another device plugin for the resource puts its socket there
+            await self._wait(self._give_up_at(session, began) - time.monotonic() if session.untouched else left)
         log.warning("%s: %s was deleted, making it anew", self._resource, endpoint.path)
+
+    def _give_up_at(self, session: Session, began: float) -> float:
+        """Monotonic. Once it has asked, the kubelet dials: were the socket gone by then, it would forget the client
+        that it has for the resource, which may be that of the next socket (its clients are not kept by path).
+        """
+        patient = began + self._patience
+        return patient if session.asked is None else max(patient, session.asked + CONNECTING)
+
+    def _rename(self, session: Session) -> None:
+        """A path that it failed with, such as that of a socket that a reboot left, the kubelet leaves alone for up
+        to two minutes, though the socket be made anew (its pkg/util/goroutinemap). Another path it takes at once.
+        """
+        self._renames, self._patience = True, min(2 * self._patience, LONGEST_PATIENCE)
+        if not self._refused:
+            hint = "is it running?" if session.asked is None else "it gives an answer 1 s: is the node overloaded?"
+            self._report(HostError(f"the kubelet does not register {self._resource}", hint=hint))
 
     async def _keep_called(self, endpoint: Endpoint, session: Session) -> None:
         """Until the socket is gone (a kubelet removes them all when it starts) or the way has changed."""
@@ -234,7 +252,7 @@ class Resource:
             log.info("%s: registered with the kubelet", self._resource)
         self._reported = ""
         self._delays = backoff(0.5, 30)
-        self._patiences = backoff(self._config.patience, 60)
+        self._patience, self._refused = self._config.patience, False
 
     def _report(self, error: SriovError) -> None:
         if str(error) != self._reported:

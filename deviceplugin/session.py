@@ -12,6 +12,7 @@ class Session:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
+        self.asked: float | None = None        # when it last asked what is served here, monotonic
         self.streams = 0                       # ListAndWatch streams open now
         self.watched = False                   # there has been one
         self.owed: float | None = None         # since when the kubelet should have one, monotonic
@@ -20,7 +21,7 @@ class Session:
 
     @property
     def untouched(self) -> bool:
-        """The kubelet has neither registered it, nor refused it, nor asked for its devices."""
+        """The kubelet has neither registered it, nor refused it, nor opened a stream."""
         return not self.registered and self.refusal is None and not self.watched
 
     @contextmanager
@@ -36,6 +37,9 @@ class Session:
             if not self.streams:
                 self.owed = time.monotonic()
             self._changed()
+
+    def ask(self) -> None:
+        self.asked = time.monotonic()
 
     def notify(self, refusal: str | None) -> None:
         self.registered, self.refusal = refusal is None, refusal

@@ -9,11 +9,11 @@ from pathlib import Path
 from sriov.errors import HostError, InputError, Refused
 
 
-def make_room(path: Path, *, hint: str) -> None:
-    """Remove the socket that a dead process left at `path`.
+def check_unserved(path: Path, *, hint: str) -> bool:
+    """Whether a socket is at `path` on which nobody listens, be it not any more or not yet.
 
-    Raises Refused with `hint` where a process still listens on it, InputError where there is something else,
-    HostError where it cannot be found out.
+    Raises Refused with `hint` where a process does, InputError where there is something else, HostError where it
+    cannot be found out.
     """
     if path.exists() and not path.is_socket():
         raise InputError(f"cannot serve {path}: it is there and is no socket")
@@ -22,10 +22,9 @@ def make_room(path: Path, *, hint: str) -> None:
         try:
             probe.connect(str(path))
         except FileNotFoundError:
-            return
+            return False
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
+            return True
         except BlockingIOError:
             owner = "another process, too busy to answer,"      # its backlog is full
         except OSError as error:
@@ -36,6 +35,12 @@ def make_room(path: Path, *, hint: str) -> None:
             pid, _, _ = struct.unpack("3i", credentials)
             owner = f"process {pid}" if pid else "a process of another container"
     raise Refused(f"cannot serve {path}: {owner} serves it", hint=hint)
+
+
+def make_room(path: Path, *, hint: str) -> None:
+    """Remove the socket that a dead process left at `path`; raises as `check_unserved` does."""
+    if check_unserved(path, hint=hint):
+        path.unlink(missing_ok=True)
 
 
 def bind_for_root(server: socket.socket, path: Path, *, hint: str) -> None:

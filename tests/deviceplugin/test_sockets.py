@@ -16,15 +16,16 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deviceplugin.endpoint import check_unserved
+from deviceplugin.endpoint import check_unserved, make_room
 from deviceplugin.inventory import Inventory
 from deviceplugin.kubelet import deviceplugin_pb2 as api
 from deviceplugin.kubelet import pluginregistration_pb2 as watcher
 from deviceplugin.kubelet.deviceplugin_pb2_grpc import add_RegistrationServicer_to_server
+from deviceplugin.kubelet.pluginregistration_pb2_grpc import RegistrationStub
 from deviceplugin.kubelet.pluginregistration_pb2_grpc import (
     add_RegistrationServicer_to_server as add_watched,
 )
-from deviceplugin.kubeletdir import KubeletDirectory, Way, identify
+from deviceplugin.kubeletdir import KubeletDirectory, identify
 from sriov.errors import HostError, Refused
 from tests.deviceplugin.harness import (
     RESOURCE,
@@ -40,6 +41,7 @@ from tests.deviceplugin.harness import (
 )
 from tests.support.kubelet import Kubelet
 from tests.support.kubelet_devices import UnexpectedAdmissionError
+from tests.support.kubelet_plugins import dial
 
 
 def two_devices(resource: str = RESOURCE) -> Inventory:
@@ -323,10 +325,26 @@ def test_a_kubelet_that_is_tired_of_a_name_is_offered_another_one(
     assert caplog.text.count("the kubelet does not register intel.com/sriov (hint: is it running?") == 2
 
 
+def test_a_kubelet_that_has_asked_finds_the_socket_where_it_was(root: Path) -> None:
+    """It dials again then: of two sockets in a row it may forget the second one's client with the first one."""
+    async def scenario() -> None:
+        path = socket_of(root, True)
+        path.parent.mkdir()
+        async with agent(configure(root, patience=1.0), two_devices()):
+            await until(path.exists)
+            served = identify(path)
+            async with dial(path, authority="localhost") as channel:
+                await RegistrationStub(channel).GetInfo(watcher.InfoRequest())
+            await asyncio.sleep(2.5)
+            assert identify(path) == served
+
+    run(scenario)
+
+
 def test_what_a_dead_agent_left_under_another_name_is_removed(root: Path) -> None:
     async def scenario() -> None:
-        left = KubeletDirectory(root).another_socket(Way.WATCHER, RESOURCE)
-        other = KubeletDirectory(root).another_socket(Way.WATCHER, f"{RESOURCE}_dpdk")
+        left = KubeletDirectory(root).another_socket(RESOURCE)
+        other = KubeletDirectory(root).another_socket(f"{RESOURCE}_dpdk")
         for path in (left, other):
             listen(path).close()
         async with Kubelet(root) as kubelet, agent(configure(root), two_devices()):
@@ -366,6 +384,7 @@ def test_check_unserved(root: Path) -> None:
     for each in [listener, *clients]:
         each.close()
     check_unserved(path)
+    make_room(path)
     assert not path.exists()
     with pytest.raises(HostError, match="path too long"):
         check_unserved(root / ("x" * 120))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cni.announce import PATIENCE, Arrival, announcement, start_announcing
-from cni.netns import call_in, set_up_interface
+from cni.netns import call_in, find_place, set_up_interface
 from sriov.errors import HostError
 from tests.support.node import wait_for
 
@@ -99,7 +99,7 @@ def test_it_waits_for_a_carrier(host, pod, arrive):
 
 
 def test_the_mac_is_the_one_that_it_has_by_then(pod, arrive):
-    """A later plugin of the chain changes it (tuning)."""
+    """A later plugin of the chain changes it (tuning). By arp_notify the kernel says the same for IPv4."""
     arrival, ear, _ = arrive("10.9.0.1/24", "fd00::1/64")
     old = [frame_of(pod, address) for address in arrival.addresses]
     start_announcing(pod.fd, arrival)
@@ -108,27 +108,40 @@ def test_the_mac_is_the_one_that_it_has_by_then(pod, arrive):
     before = [ear.count(frame) for frame in old]
     for address in arrival.addresses:
         frame = frame_of(pod, address)
-        wait_for(f"two announcements of {address}", lambda: ear.count(frame) == 2)      # noqa: B023 - called at once
+        wait_for(f"two announcements of {address}", lambda: ear.count(frame) >= 2)      # noqa: B023 - called at once
     assert [ear.count(frame) for frame in old] == before
 
 
-def test_an_address_that_is_in_dad_again_is_not_announced_again_before_its_end(pod, arrive):
+def test_an_address_that_is_in_dad_again_is_not_announced_again_before_its_end(pod, arrive, monkeypatch):
     """A later plugin of the chain takes it away and gives it back (vrf); some NICs hand a VF its own frames."""
+    monkeypatch.setattr("cni.announce.PATIENCE", 30.0)
+    monkeypatch.setattr("cni.announce._REPEAT", 3.0)      # time to take it away, and less than DAD then takes
     arrival, ear, _ = arrive("fd00::1/64")
     frame = frame_of(pod, ip_address("fd00::1"))
+    looks = []
+
+    def look(path):
+        looks.append(path)
+        return find_place(path)
+
+    monkeypatch.setattr("cni.announce.find_place", look)
     start_announcing(pod.fd, arrival)
     wait_for("the first announcement", lambda: ear.count(frame))
+    call_in(pod.fd, lambda: Path("/proc/sys/net/ipv6/conf/net1/dad_transmits").write_text("4"))
     pod.run("address", "del", "fd00::1/64", "dev", "net1")
-    call_in(pod.fd, lambda: Path("/proc/sys/net/ipv6/conf/net1/dad_transmits").write_text("2"))
     pod.run("address", "add", "fd00::1/64", "dev", "net1")
 
     def is_tentative():
         (found,) = [found for found in pod.links.dump_addresses() if str(found.address) == "fd00::1/64"]
         return found.tentative
 
-    while (said := ear.count(frame), is_tentative())[1]:      # counted before: DAD may end at any moment
+    while True:
+        said = ear.count(frame)       # before the look: DAD may end at any moment
+        if not is_tentative():
+            break
         assert said == 1
     wait_for("the second announcement", lambda: ear.count(frame) == 2)
+    assert len(looks) < 60        # it waits for the end of DAD, and does not ask all the time
 
 
 def test_ipv6_can_be_used_during_dad_and_is_announced_after_it(pod, arrive):
