@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,16 +137,17 @@ class Agent:
     def _scan(self) -> View:
         sweeps, self._sweeps = self._sweeps, False
         wish = self._source.wish
+        owned = frozenset(self._node.owners())      # before the look: a DEL may bring home what is away in it
         host = self._provisioner.look()
         pools = wish.file.pools
-        return View(pools=pools, assignment=assign(host, pools, self._find_faults(host)),
+        return View(pools=pools, assignment=assign(host, pools, self._find_faults(host, owned)),
                     generation=wish.generation, held=self._find_held() if sweeps else None)
 
-    def _find_faults(self, host: Host) -> Mapping[PciAddress, str]:
+    def _find_faults(self, host: Host, owned: Container[PciAddress]) -> Mapping[PciAddress, str]:
         """Why the next pod could not use VFs, by who moves them; one that a pod has is not the next one's yet."""
         node = self._node
-        stray = {vf.address: _STRAY for vf in host.vfs
-                 if vf.away and vf.last_link is not None and not node.pods.holds(vf.address)}
+        stray = {vf.address: _STRAY for vf in host.vfs if vf.away and vf.last_link is not None
+                 and vf.address not in owned and not node.pods.holds(vf.address)}
         free = {address: reason for address, reason in {**stray, **node.stuck()}.items()
                 if (vf := host.find_vf(address)) is not None and not node.kubelet.holds(vf)}
         return {**free, **node.spoiled()}

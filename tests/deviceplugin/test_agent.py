@@ -24,7 +24,7 @@ from sriov.clock import now
 from sriov.commands.status import ask_agent
 from sriov.errors import Refused
 from sriov.host.knownfile import KnownFile
-from sriov.model import RdmaDevice
+from sriov.model import Host, RdmaDevice
 from sriov.pci import PciAddress
 from sriov.provision.ledger import Ledger
 from sriov.provision.terms import no_claims
@@ -343,6 +343,36 @@ def test_a_vf_that_somebody_took_by_hand_is_unhealthy_until_its_netdev_is_back(s
             await kubelet.wait_allocatable("intel.com/one", 4)
 
     run(scenario)
+
+
+def test_a_vf_that_comes_home_during_a_look_is_not_taken_for_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look, here = site.node.host, site.node.pfs[A]
+    (mine, *rest) = here.vfs
+    looks: list[bool] = []
+
+    def host() -> Host:
+        found = look()
+        looks.append(mine.address in site.pods.held)
+        site.node.pfs[A] = here
+        site.pods.held.clear()
+        return found
+
+    async def scenario() -> None:
+        async with Kubelet(site.root) as kubelet, site.running(pools(one="pf: ens1")) as agent:
+            await kubelet.wait_allocatable("intel.com/one", 4)
+            site.pods.held.add(mine.address)
+            site.node.pfs[A] = replace(here, vfs=(replace(mine, link=None), *rest))
+            looks.clear()
+            agent._inventory.rescan()
+            await until(lambda: looks[:1] == [True])
+            agent._inventory.rescan()
+            await until(lambda: len(looks) > 1)
+
+    monkeypatch.setattr(site.node, "host", host)
+    run(scenario)
+    assert "no record says whose" not in caplog.text
 
 
 def test_versions_say_what_they_changed(site: Site) -> None:
