@@ -12,6 +12,7 @@ from tests.support.node import wait_for
 PODS = 10
 START = 480.0    # seconds for ten pods at once in an emulated node, which take 80 to 130 where nothing else runs
 END = 480.0      # for their sandboxes to go
+LINES = 200      # of the agent's log, of which a burst makes about 70
 HOME = 10.0      # for every VF to be home once the last sandbox has gone
 
 
@@ -26,6 +27,8 @@ def burst(cluster: Cluster, name: str, *, delete_namespace: bool) -> None:
         ])
         delete_pods(cluster, name, delete_namespace=delete_namespace)
         cluster.host.wait_home(HOME)
+        lost = [line for line in cluster.agent_log(LINES).splitlines() if "no record says whose" in line]
+        assert lost == [], "VFs on their way home were taken for lost"
     finally:
         cluster.kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait", timeout=120)
 

@@ -163,9 +163,9 @@ class Cluster:
         pods = self.kubectl.get("pods", namespace=NAMESPACE, selector="app.kubernetes.io/name=vfpool-agent")
         return [str(pod["metadata"]["name"]) for pod in pods["items"] if is_running(pod)]
 
-    def agent_log(self) -> str:
+    def agent_log(self, lines: int = 40) -> str:
         return self.kubectl.run(
-            "-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=vfpool-agent", "--tail=40", check=False
+            "-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=vfpool-agent", f"--tail={lines}", check=False
         ).stdout
 
     def post_mortem(self) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ def networks(name: str, count: int) -> str:
 
 
 def test_the_node_advertises_the_pools(cluster: Cluster) -> None:
-    assert cluster.allocatable() == EXPECTED
+    cluster.wait_allocatable(EXPECTED)       # the node's status is up to 10 s behind
     status = cluster.kubectl.get("node", cluster.node.name)["status"]
     assert {name: int(status["capacity"][name]) for name in EXPECTED} == EXPECTED
 
