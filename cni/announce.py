@@ -17,8 +17,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 
+from cni.grammar import Address
 from cni.netns import call_in, find_place
 from sriov.errors import SriovError
 from sriov.host.linkevents import LinkEvents
@@ -44,7 +45,7 @@ class Arrival:
 
     netns: str
     index: int
-    addresses: Sequence[IPv4Address | IPv6Address]
+    addresses: Sequence[Address]
 
 
 def start_announcing(netns_fd: int, arrival: Arrival) -> None:
@@ -88,7 +89,7 @@ def _open(stack: ExitStack, index: int) -> tuple[Links, LinkEvents, socket.socke
 def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival: Arrival,
               place: tuple[int, int] | None) -> None:
     until = time.monotonic() + PATIENCE
-    said: dict[IPv4Address | IPv6Address, list[float]] = {}       # when (monotonic), for the MAC of now
+    said: dict[Address, list[float]] = {}       # when (monotonic), for the MAC of now
     mac = None
     heard = select.poll()
     heard.register(events, select.POLLIN)
@@ -114,7 +115,7 @@ def _announce(links: Links, events: LinkEvents, packets: socket.socket, arrival:
                  ", ".join(map(str, silent)))
 
 
-def _send(packets: socket.socket, mac: MacAddress, address: IPv4Address | IPv6Address) -> bool:
+def _send(packets: socket.socket, mac: MacAddress, address: Address) -> bool:
     """Whether it went: a later plugin may have set the link down this moment."""
     try:
         packets.send(announcement(mac, address))
@@ -125,8 +126,8 @@ def _send(packets: socket.socket, mac: MacAddress, address: IPv4Address | IPv6Ad
     return True
 
 
-def _find_settled(links: Links, arrival: Arrival, asked: dict[IPv4Address | IPv6Address, list[float]],
-                  ) -> list[IPv4Address | IPv6Address]:
+def _find_settled(links: Links, arrival: Arrival, asked: dict[Address, list[float]],
+                  ) -> list[Address]:
     """Which of `asked` the interface has for good by now; one that somebody else has leaves them.
 
     A later plugin may take an address away and give it back (vrf): DAD then starts anew, and a NIC that hands the
@@ -139,7 +140,7 @@ def _find_settled(links: Links, arrival: Arrival, asked: dict[IPv4Address | IPv6
     return [address for address in asked if address in states and not states[address].tentative]
 
 
-def announcement(mac: MacAddress, address: IPv4Address | IPv6Address) -> bytes:
+def announcement(mac: MacAddress, address: Address) -> bytes:
     """The Ethernet frame that says that `mac` has `address`. Source: RFC 826 and 5227; RFC 4861, 7.2.6."""
     own = bytes.fromhex(mac.replace(":", ""))
     if address.version == 4:

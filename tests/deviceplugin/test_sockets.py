@@ -294,7 +294,7 @@ class Unready:
 
 
 @asynccontextmanager
-async def weary(root: Path) -> AsyncIterator[Kubelet]:
+async def backing_off(root: Path) -> AsyncIterator[Kubelet]:
     """A kubelet that has failed with the resource's socket, and leaves the name alone for a minute."""
     path = socket_of(root, True)
     server, asked = grpc.aio.server(), asyncio.Event()
@@ -308,12 +308,12 @@ async def weary(root: Path) -> AsyncIterator[Kubelet]:
         yield kubelet
 
 
-def test_a_kubelet_that_is_tired_of_a_name_is_offered_another_one(
+def test_a_kubelet_that_backs_off_from_a_name_is_offered_another_one(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A socket that a reboot left, and that nobody served for a while, would cost up to two minutes."""
     async def scenario() -> None:
-        async with weary(root) as kubelet:
+        async with backing_off(root) as kubelet:
             for _ in range(2):                    # the second agent finds no socket of the first one
                 async with agent(configure(root, patience=0.3), two_devices()):
                     await kubelet.wait_allocatable(RESOURCE, 2)
@@ -359,7 +359,7 @@ def test_another_plugin_of_the_resource_ends_ours_under_its_other_name(
 ) -> None:
     """The kubelet takes a resource from one plugin: of two it would drop now the one, now the other."""
     async def scenario() -> None:
-        async with weary(root) as kubelet, agent(configure(root, patience=0.3), two_devices()):
+        async with backing_off(root) as kubelet, agent(configure(root, patience=0.3), two_devices()):
             await kubelet.wait_allocatable(RESOURCE, 2)
             theirs = listen(socket_of(root, True))
             await kubelet.wait_allocatable(RESOURCE, 0)

@@ -12,7 +12,7 @@ from tests.support.node import wait_for
 PODS = 10
 START = 480.0    # seconds for ten pods at once in an emulated node, which take 80 to 130 where nothing else runs
 END = 480.0      # for their sandboxes to go
-LINES = 200      # of the agent's log, of which a burst makes about 70
+LINES = 200      # of the agent's log, of which a burst makes about 50
 HOME = 10.0      # for every VF to be home once the last sandbox has gone
 
 

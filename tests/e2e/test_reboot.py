@@ -6,16 +6,12 @@ import json
 
 import pytest
 
-from tests.e2e.cluster import EXPECTED, POLL, Cluster, is_running
+from tests.e2e.cluster import EXPECTED, PATIENCE, POLL, Cluster, is_running
 from tests.e2e.pods import STATUS, container, network, pod
 from tests.support.node import wait_for
 
 pytestmark = pytest.mark.e2e
 
-# Seconds for each stage, with much slack. One emulated CPU that is alone needs 40 from node Ready until every VF is
-# allocatable: 12 until the kubelet has the agent's container started, 9 in which Python starts there, 15 to make
-# and bind 21 VFs while the other pods start. Beside a process that takes half a core the first alone takes 90.
-STAGE = 300.0
 REPLICAS = 2
 
 
@@ -23,7 +19,7 @@ def test_reboot(multus: Cluster) -> None:
     """VFs are made again from the pool file, old records are settled, and what has a controller works again."""
     multus.kubectl.apply(network("after", vlan=55, subnets=["10.56.5.0/24"]))
     multus.kubectl.apply(deployment("app", "after"), pod("bare", networks="after"))
-    wait_for("the Deployment", lambda: len(ready(multus)) == REPLICAS, STAGE, POLL)
+    wait_for("the Deployment", lambda: len(ready(multus)) == REPLICAS, PATIENCE, POLL)
     multus.wait_running("bare")
     before = container_ids(multus)
     assert len(multus.host.records()) == REPLICAS + 1
@@ -33,12 +29,14 @@ def test_reboot(multus: Cluster) -> None:
     multus.node.sh("sync /var/lib/cni/networks/after/* /var/lib/cni/results/*")
     old = known_boot(multus)
     multus.node.reset()
-    wait_for("a status of the new boot", lambda: known_boot(multus) != old, STAGE, POLL)
-    multus.wait_node_ready(STAGE)
-    multus.wait_allocatable(EXPECTED, STAGE)
+    wait_for("a status of the new boot", lambda: known_boot(multus) != old, PATIENCE, POLL)
+    multus.wait_node_ready()
+    # One emulated CPU takes 40 to 100 s: until the kubelet has the agent's container started, until Python has, and
+    # to make and bind 21 VFs while the other pods start.
+    multus.wait_allocatable(EXPECTED)
     # Until the kubelet has looked, the API server believes that the old containers run.
     wait_for("the Deployment again", lambda: len(ready(multus)) == REPLICAS and not container_ids(multus) & before,
-             STAGE, POLL)
+             PATIENCE, POLL)
 
     first, *others = ready(multus)
     for other in others:

@@ -19,6 +19,7 @@ def networks(name: str, count: int) -> str:
 
 def test_the_node_advertises_the_pools(cluster: Cluster) -> None:
     cluster.wait_allocatable(EXPECTED)       # the node's status is up to 10 s behind
+    assert cluster.allocatable() == EXPECTED
     status = cluster.kubectl.get("node", cluster.node.name)["status"]
     assert {name: int(status["capacity"][name]) for name in EXPECTED} == EXPECTED
 

@@ -172,7 +172,7 @@ class PluginWatcher:
         self._first_retry = first_retry
         self._watched: dict[Path, Watched] = {}
         self._retries: dict[Path, Retry] = {}
-        self._dialled: dict[Path, asyncio.Task[None]] = {}
+        self._dialled: set[Path] = set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -192,7 +192,8 @@ class PluginWatcher:
             retry = self._retries.get(path)
             waits = retry is not None and time.monotonic() < retry.due
             if watched.resource is None and not waits and path not in self._dialled:
-                self._dialled[path] = tasks.create_task(self._take(path, watched), name=f"register {path}")
+                self._dialled.add(path)
+                tasks.create_task(self._take(path, watched), name=f"register {path}")
 
     async def _take(self, path: Path, watched: Watched) -> None:
         try:
@@ -205,7 +206,7 @@ class PluginWatcher:
         else:
             self._retries.pop(path, None)
         finally:
-            del self._dialled[path]
+            self._dialled.discard(path)
 
     async def _register(self, path: Path, watched: Watched) -> None:
         async with dial(path, authority=quote(str(path), safe="")) as channel:
